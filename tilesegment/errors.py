@@ -1,0 +1,42 @@
+"""Every error a user can cause, each one line: what was wrong, both numbers, what to do.
+
+    TilesegmentError
+    ├── InputError(ValueError)        a scene, mask or vector file cannot be used
+    ├── SettingsError(ValueError)     an option, a config key or a combination of them is wrong
+    ├── ModelError(ValueError)        a model file, its card or its weights cannot be used
+    ├── MemoryBudgetError(ValueError) the work does not fit in --max-memory
+    ├── OutputError(OSError)          an output exists, is locked or cannot be written
+    └── BlockFailedError(RuntimeError) a block could not be predicted, on any worker
+
+Each class also inherits the built-in that a Python programmer would catch.
+"""
+
+from __future__ import annotations
+
+
+class TilesegmentError(Exception):
+    """Root of the package's own errors; `str(error)` is one line for the user."""
+
+
+class InputError(TilesegmentError, ValueError):
+    """A scene, mask or vector file is missing, unreadable or of the wrong kind."""
+
+
+class SettingsError(TilesegmentError, ValueError):
+    """An option, a config key or a combination of settings is wrong."""
+
+
+class ModelError(TilesegmentError, ValueError):
+    """A model's file, card or weights cannot be used."""
+
+
+class MemoryBudgetError(TilesegmentError, ValueError):
+    """The smallest possible plan needs more memory than allowed."""
+
+
+class OutputError(TilesegmentError, OSError):
+    """An output exists already, is locked by another run, or cannot be written."""
+
+
+class BlockFailedError(TilesegmentError, RuntimeError):
+    """A block of the plan could not be predicted."""

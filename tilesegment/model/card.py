@@ -1,0 +1,146 @@
+"""The card: everything prediction must know about a model, carried in the model's own file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from tilesegment.errors import ModelError
+from tilesegment.settings import nearest
+
+CARD_VERSION = 1
+# Bytes a pixel of one forward pass at its peak, where a card does not state it: measured for
+# DeepLabV3+/ResNet-101 and U-Net/ResNet-34 in torch fp32 and rounded up.
+DEFAULT_ACTIVATION_BYTES = 1200
+
+
+@dataclass(frozen=True)
+class ModelClass:
+    """One class: its name and its colour (red, green, blue)."""
+
+    name: str
+    colour: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Card:
+    """A model's description.
+
+    architecture, encoder: names of segmentation-models-pytorch. classes: in order of the network's
+    channels; the first is the background where its name says so.
+    bands: names of the input bands. dtype, value_range: of the pixels it was trained on.
+    mean, std: per band, after the range was mapped to 0..1.
+    gsd: metres a pixel it was trained for, None for pictures. image_size: (rows, columns) for pictures.
+    tile: (rows, columns), overlap: pixels, threshold: least probability of a two-class model's class 1.
+    activation_bytes: peak memory of a forward pass, a pixel. options: further arguments of the
+    architecture. data, credits, metrics: where it comes from.
+    """
+
+    name: str
+    architecture: str
+    encoder: str
+    classes: tuple[ModelClass, ...]
+    bands: tuple[str, ...] = ("red", "green", "blue")
+    dtype: str = "uint8"
+    value_range: tuple[float, float] = (0.0, 255.0)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    gsd: float | None = None
+    image_size: tuple[int, int] | None = None
+    tile: tuple[int, int] = (512, 512)
+    overlap: int = 64
+    threshold: float = 0.5
+    activation_bytes: int = DEFAULT_ACTIVATION_BYTES
+    options: dict[str, Any] = field(default_factory=dict)
+    license: str = ""
+    data: tuple[str, ...] = ()
+    credits: tuple[str, ...] = ()
+    metrics: dict[str, Any] = field(default_factory=dict)
+    version: int = CARD_VERSION
+
+    def __post_init__(self) -> None:
+        bands = len(self.bands)
+        if len(self.mean) != bands or len(self.std) != bands:
+            raise ModelError(
+                f"card of {self.name!r}: {bands} bands, but {len(self.mean)} means and "
+                f"{len(self.std)} standard deviations"
+            )
+        if len(self.classes) < 1:
+            raise ModelError(f"card of {self.name!r}: no classes")
+        if not self.value_range[0] < self.value_range[1] or min(self.std) <= 0:
+            raise ModelError(f"card of {self.name!r}: the value range or a standard deviation is empty")
+        if not 0 < self.threshold < 1:
+            raise ModelError(f"card of {self.name!r}: threshold {self.threshold} is not between 0 and 1")
+
+    @property
+    def is_binary(self) -> bool:
+        """Background against one class: predicted and blended as one channel."""
+        return len(self.classes) <= 2
+
+    @property
+    def channels(self) -> int:
+        """Probability channels that are blended."""
+        return 1 if self.is_binary else len(self.classes)
+
+    @property
+    def labels(self) -> dict[int, ModelClass]:
+        """The classes of the mask by their value; a one-channel network's single class is 1."""
+        if len(self.classes) == 1:
+            return {0: ModelClass("background", (0, 0, 0)), 1: self.classes[0]}
+        return dict(enumerate(self.classes))
+
+    @property
+    def foreground(self) -> tuple[int, ...]:
+        """Values that become polygons: all but a background."""
+        background = {"background", "unlabeled", "unlabelled", "void", "ignore"}
+        return tuple(v for v, c in self.labels.items() if c.name.lower() not in background)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Card:
+        """Read a card; `where` names its file in messages.
+
+        Raises ModelError where it is no card of this version.
+        """
+        try:
+            raw = json.loads(text)
+            version = raw.get("version")
+            if version != CARD_VERSION:
+                raise ModelError(f"{where}: card version {version}, this program reads {CARD_VERSION}")
+            known = {f.name for f in dataclasses.fields(cls)}
+            for key in raw:
+                if key not in known:
+                    raise ModelError(f"{where}: unknown card key {key!r}{nearest(key, known)}")
+            raw["classes"] = tuple(
+                ModelClass(str(item["name"]), _colour(item["colour"])) for item in raw["classes"]
+            )
+            for key, value in raw.items():
+                if isinstance(value, list):
+                    raw[key] = tuple(value)
+            return cls(**raw)
+        except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
+            raise ModelError(f"{where}: its card cannot be read ({error})") from error
+
+
+def _colour(values: list[int]) -> tuple[int, int, int]:
+    red, green, blue = (int(value) for value in values)
+    return red, green, blue
+
+
+def default_colours(count: int) -> list[tuple[int, int, int]]:
+    """Distinct colours for classes without one; the first is black, for a background.
+
+    The bit-reversal scheme of the Pascal VOC colour map (VOCdevkit, `VOClabelcolormap`).
+    """
+    colours = []
+    for index in range(count):
+        channels = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                channels[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
+        colours.append((channels[0], channels[1], channels[2]))
+    return colours

@@ -1,0 +1,36 @@
+"""The one way from pixels to the tensor that a network sees, in training and in prediction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilesegment.model.card import Card
+
+
+def normalise(
+    values: NDArray[Any],
+    valid: NDArray[np.bool_] | None,
+    low: tuple[float, ...],
+    high: tuple[float, ...],
+    card: Card,
+) -> NDArray[np.float32]:
+    """Pixels as float32 (bands, rows, columns): the range [low, high] mapped to 0..1 and clipped, then
+    (x - mean) / std by band. Pixels that are not valid become 0, the mean: one fill for nodata and for
+    what lies outside the scene.
+
+    values: (bands, rows, columns) of any real dtype; valid: (rows, columns), None where all are.
+    """
+    lo = np.asarray(low, np.float32)[:, None, None]
+    hi = np.asarray(high, np.float32)[:, None, None]
+    result = values.astype(np.float32)
+    result -= lo
+    result /= hi - lo
+    np.clip(result, 0, 1, out=result)
+    result -= np.asarray(card.mean, np.float32)[:, None, None]
+    result /= np.asarray(card.std, np.float32)[:, None, None]
+    if valid is not None and not valid.all():
+        result[:, ~valid] = 0
+    return result

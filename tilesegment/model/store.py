@@ -1,0 +1,169 @@
+"""Model files: safetensors with the card inside; nothing is unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilesegment.errors import ModelError
+from tilesegment.model.card import Card, ModelClass, default_colours
+from tilesegment.settings import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+BUNDLED_FOLDER = Path(__file__).parent / "weights"
+_CARD_KEY = "tilesegment_card"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model found on disk: its weights, what identifies them, and its card.
+
+    name: as the user gave it; path: the safetensors file; bytes: of its weights as float32.
+    """
+
+    name: str
+    path: str
+    sha256: str
+    bytes: int
+    card: Card
+
+    @property
+    def bundled(self) -> bool:
+        return Path(self.path).parent == BUNDLED_FOLDER
+
+
+def bundled_models() -> list[str]:
+    """Names that `--model` takes without a file."""
+    return sorted(path.stem for path in BUNDLED_FOLDER.glob("*.safetensors"))
+
+
+def find_model(name: str) -> ModelFile:
+    """The model called `name`: a bundled name, a safetensors file, or a folder saved by
+    segmentation-models-pytorch's `save_pretrained`. Reads no weights and does not import torch.
+
+    Raises ModelError where there is none, or it is of another kind.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return _find_folder(name, path)
+    if path.is_file():
+        return _find_file(name, path)
+    if name in bundled_models():
+        return replace(_find_file(name, BUNDLED_FOLDER / f"{name}.safetensors"), name=name)
+    raise ModelError(
+        f"--model {name!r} is neither a file, a folder nor a bundled model "
+        f"({', '.join(bundled_models())}){nearest(name, bundled_models())}"
+    )
+
+
+def save_model(path: str | Path, weights: Mapping[str, NDArray[Any]], card: Card) -> None:
+    """Write weights (names to arrays, any float dtype) and card as one safetensors file."""
+    from safetensors.numpy import save_file
+
+    save_file(dict(weights), str(path), metadata={_CARD_KEY: card.to_json(), "format": "pt"})
+
+
+def read_weights(model: ModelFile) -> dict[str, NDArray[Any]]:
+    """The weights of a model, by name, in the dtype they are stored in.
+
+    Raises ModelError where the file is not the one that was found (another content) or is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if _sha256(model.path) != model.sha256:
+        raise ModelError(f"{model.path}: its content changed since the run began; start again")
+    try:
+        return load_file(model.path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{model.path}: damaged safetensors file ({error})") from error
+
+
+def _find_file(name: str, path: Path) -> ModelFile:
+    if path.suffix in (".pt", ".pth", ".ckpt", ".bin"):
+        raise ModelError(f"{path}: {path.suffix} files have no card; save the model as safetensors")
+    header = _read_header(path)
+    text = header.get("__metadata__", {}).get(_CARD_KEY)
+    if text is None:
+        raise ModelError(f"{path}: a safetensors file without a tilesegment card")
+    card = Card.from_json(text, str(path))
+    return _model_file(name, path, header, card)
+
+
+def _find_folder(name: str, path: Path) -> ModelFile:
+    config, weights = path / "config.json", path / "model.safetensors"
+    if not config.is_file() or not weights.is_file():
+        raise ModelError(f"{path}: a model folder holds config.json and model.safetensors; it does not")
+    try:
+        settings = json.loads(config.read_text())
+        card = _card_of_folder(path, settings)
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{config}: not written by save_pretrained ({error!r})") from error
+    return _model_file(name, weights, _read_header(weights), card)
+
+
+def _card_of_folder(path: Path, settings: dict[str, Any]) -> Card:
+    """What `save_pretrained` records, with ImageNet's statistics, as smp's own encoders expect."""
+    count, bands = int(settings["classes"]), int(settings.get("in_channels", 3))
+    names = ["background", "foreground"] if count == 2 else [f"class_{k}" for k in range(count)]
+    given = {"_model_class", "encoder_name", "encoder_weights", "classes", "in_channels", "activation"}
+    card = Card(
+        name=path.name,
+        options={key: value for key, value in settings.items() if key not in given},
+        architecture=str(settings["_model_class"]),
+        encoder=str(settings["encoder_name"]),
+        classes=tuple(ModelClass(n, c) for n, c in zip(names, default_colours(count + 1), strict=False)),
+    )
+    if bands == 3:
+        return card
+    return replace(
+        card,
+        bands=tuple(f"band_{k + 1}" for k in range(bands)),
+        mean=(0.0,) * bands,
+        std=(1.0,) * bands,
+    )
+
+
+def _model_file(name: str, path: Path, header: dict[str, Any], card: Card) -> ModelFile:
+    sizes = [int(np.prod(entry["shape"])) for key, entry in header.items() if key != "__metadata__"]
+    return ModelFile(name, str(path.resolve()), _sha256(str(path)), 4 * sum(sizes), card)
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """The JSON header of a safetensors file: eight bytes of length, little-endian, then the JSON
+    (https://github.com/huggingface/safetensors#format)."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if length > min(size - 8, 100_000_000):
+            raise ModelError(f"{path}: not a safetensors file")
+        try:
+            header = json.loads(file.read(length))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ModelError(f"{path}: not a safetensors file") from error
+    if not isinstance(header, dict):
+        raise ModelError(f"{path}: not a safetensors file")
+    return header
+
+
+@lru_cache(maxsize=8)
+def _digest(path: str, size: int, mtime_ns: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256(path: str) -> str:
+    stat = Path(path).stat()
+    return _digest(path, stat.st_size, stat.st_mtime_ns)

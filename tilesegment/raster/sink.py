@@ -1,0 +1,144 @@
+"""Writing rasters: tiled, compressed, with colours, overviews and provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
+from rasterio.shutil import copy as copy_raster
+from rasterio.windows import Window as RasterioWindow
+
+from tilesegment.errors import OutputError
+from tilesegment.grid import Grid, Window
+from tilesegment.model.card import ModelClass
+from tilesegment.tiling.blend import NODATA, PROBABILITY_MAX
+
+RASTERS = (".tif", ".tiff")
+_TILE = 512
+
+
+@dataclass(frozen=True)
+class Band:
+    """A one-band uint8 raster to be written.
+
+    labels: classes by value, for colours and category names; None for probabilities, which get a scale.
+    """
+
+    grid: Grid
+    labels: dict[int, ModelClass] | None
+    cog: bool = False
+    options: tuple[tuple[str, str], ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def resampling(self) -> Resampling:
+        return Resampling.average if self.labels is None else Resampling.nearest
+
+
+def is_raster(path: str | Path) -> bool:
+    """Whether the extension is one that rasters are written to."""
+    return Path(path).suffix.lower() in RASTERS
+
+
+def write_band(path: Path, band: Band, read: Callable[[Window], NDArray[np.uint8]]) -> None:
+    """Write a raster to `path` from `read(window)`, asked for bands of 512 rows from top to bottom.
+
+    Raises OutputError where the disk or the driver refuses.
+    """
+    plain = path.with_name(path.stem + ".plain.tif") if band.cog else path
+    try:
+        _write_tiled(plain, band, read)
+        if band.cog:
+            _to_cog(plain, path, band)
+    except (RasterioError, OSError) as error:
+        raise OutputError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
+    finally:
+        if band.cog:
+            plain.unlink(missing_ok=True)
+
+
+def category_sidecar(labels: dict[int, ModelClass]) -> str:
+    """Category names as GDAL's `.aux.xml`, the only place a GeoTIFF has for them."""
+    highest = max(labels)
+    names = [escape(labels[v].name) if v in labels else "" for v in range(highest + 1)]
+    rows = "".join(f"<Category>{name}</Category>" for name in names)
+    return (
+        f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{rows}</CategoryNames>'
+        "</PAMRasterBand></PAMDataset>\n"
+    )
+
+
+def _write_tiled(path: Path, band: Band, read: Callable[[Window], NDArray[np.uint8]]) -> None:
+    grid = band.grid
+    # Of the input's profile nothing is inherited: what suits its pixels need not suit a mask.
+    profile: dict[str, Any] = {
+        "driver": "GTiff",
+        "dtype": "uint8",
+        "count": 1,
+        "height": grid.height,
+        "width": grid.width,
+        "transform": grid.transform,
+        "nodata": NODATA,
+        "tiled": True,
+        "blockxsize": _TILE,
+        "blockysize": _TILE,
+        "compress": "deflate",
+        "bigtiff": "IF_SAFER",
+        "num_threads": "all_cpus",
+    }
+    if grid.crs is not None:
+        profile["crs"] = grid.crs
+    if not band.cog:
+        profile |= {key.lower(): value for key, value in band.options}
+    with rasterio.open(path, "w", **profile) as dataset:
+        for window in _bands_of(grid):
+            rows = RasterioWindow(window.col, window.row, window.width, window.height)
+            dataset.write(read(window), 1, window=rows)
+        _describe(dataset, band)
+    factors = _overview_factors(grid)
+    if factors:
+        with rasterio.open(path, "r+") as dataset:
+            dataset.build_overviews(factors, band.resampling)
+
+
+def _describe(dataset: Any, band: Band) -> None:
+    dataset.update_tags(TIFFTAG_SOFTWARE=band.metadata.get("software", ""), **band.metadata)
+    if band.labels is None:
+        dataset.set_band_description(1, "probability")
+        dataset.scales = (1 / PROBABILITY_MAX,)
+        return
+    dataset.set_band_description(1, "class")
+    colours = {value: (*entry.colour, 255) for value, entry in band.labels.items()}
+    dataset.write_colormap(1, colours)
+
+
+def _to_cog(plain: Path, path: Path, band: Band) -> None:
+    options: dict[str, Any] = {
+        "compress": "DEFLATE",
+        "bigtiff": "IF_SAFER",
+        "overview_resampling": band.resampling.name.upper(),
+        "num_threads": "ALL_CPUS",
+    }
+    options |= {key.lower(): value for key, value in band.options}
+    copy_raster(plain, path, driver="COG", **options)
+
+
+def _bands_of(grid: Grid) -> Iterator[Window]:
+    for row in range(0, grid.height, _TILE):
+        yield Window(row, 0, min(_TILE, grid.height - row), grid.width)
+
+
+def _overview_factors(grid: Grid) -> list[int]:
+    factors, factor = [], 2
+    while max(grid.height, grid.width) / factor >= _TILE / 2:
+        factors.append(factor)
+        factor *= 2
+    return factors

@@ -1,0 +1,410 @@
+"""Scenes: anything GDAL opens, read as pixels and one validity mask on a working grid.
+
+Resampled and warped reads are made in fixed *cells* of the working grid and then cut: GDAL's resamplers
+give slightly different values for overlapping windows, and a pixel must not depend on who asks for it.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window as RasterioWindow
+
+from tilesegment.errors import InputError, SettingsError
+from tilesegment.grid import Grid, Window
+from tilesegment.tiling.memory import GDAL_CACHE_BYTES
+
+# A scene this much finer or coarser than the model's pixel is resampled to it.
+GSD_TOLERANCE = 0.15
+# Beyond this the ground holds no such detail, and a warped plan would be enormous.
+MOST_UPSAMPLING = 8.0
+_CELL = 512
+_COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+_REMOTE = {"http": "/vsicurl/", "https": "/vsicurl/", "s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
+
+
+@dataclass(frozen=True)
+class SceneSpec:
+    """How to open a scene, in values that travel to workers.
+
+    shape: (rows, columns) of the working grid where it is not the scene's own.
+    """
+
+    path: str
+    bands: tuple[int, ...]
+    nodata: float | None = None
+    shape: tuple[int, int] | None = None
+    gdal: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """values: (bands, rows, columns) in the scene's dtype; valid: (rows, columns) bool. Values are
+    arbitrary where not valid."""
+
+    values: NDArray[Any]
+    valid: NDArray[np.bool_]
+
+
+@contextmanager
+def gdal_environment(options: tuple[tuple[str, str], ...] = ()) -> Iterator[None]:
+    """GDAL's configuration for the length of a run: a known cache, and the user's own options."""
+    defaults: dict[str, Any] = {
+        "GDAL_CACHEMAX": GDAL_CACHE_BYTES,
+        "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+        "CPL_VSIL_CURL_CACHE_SIZE": 32_000_000,
+        "GDAL_HTTP_MAX_RETRY": 4,
+        "GDAL_HTTP_RETRY_DELAY": 1,
+    }
+    with rasterio.Env(**{**defaults, **dict(options)}):
+        yield
+
+
+def open_scene(
+    path: str | os.PathLike[str],
+    *,
+    bands: int | tuple[int, ...] = 3,
+    nodata: float | None = None,
+    gsd: float | None = None,
+    gdal: tuple[tuple[str, str], ...] = (),
+) -> Scene:
+    """Open a scene for reading on the grid that a model wants.
+
+    path: whatever GDAL opens (a file, URL, `/vsi...` path, VRT).
+    bands: the 1-based bands to read, or how many to choose (red, green, blue where they are named; one
+    grey band is repeated; otherwise the first).
+    nodata: a value that marks invalid pixels, in addition to the scene's own marks.
+    gsd: metres a pixel to read at; a scene within 15 % of it is read as it is.
+
+    Raises InputError where the file cannot be used, SettingsError where bands or nodata do not fit it.
+    """
+    name = os.fspath(path)
+    with gdal_environment(gdal):
+        with _open(name, None) as (dataset, _):
+            chosen = _choose_bands(name, dataset, bands)
+            spec = SceneSpec(name, chosen, _fitting_nodata(name, dataset, nodata), None, gdal)
+        scene = Scene(spec)
+        shape = _working_shape(scene, gsd)
+        if shape is not None:
+            scene.close()
+            scene = Scene(replace(spec, shape=shape))
+    return scene
+
+
+class Scene:
+    """An open scene. Not shared between threads or processes: each opens its own from `spec`.
+
+    native: the scene's own grid; grid: the working grid that windows are counted in.
+    """
+
+    def __init__(self, spec: SceneSpec) -> None:
+        self.spec = spec
+        self._opened = _open(spec.path, spec.nodata)
+        self._dataset, self._masks = self._opened.__enter__()
+        self.native = _grid(self._dataset)
+        self.grid = self.native if spec.shape is None else self.native.resized(*spec.shape)
+        self._by_cells = spec.shape is not None or isinstance(self._dataset, WarpedVRT)
+        self._cells: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
+
+    def close(self) -> None:
+        self._opened.__exit__(None, None, None)
+
+    def __enter__(self) -> Scene:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def path(self) -> str:
+        return self.spec.path
+
+    @property
+    def bands(self) -> int:
+        return len(self.spec.bands)
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self._dataset.dtypes[self.spec.bands[0] - 1])
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file behind the scene: a VRT's sources and sidecars too."""
+        return tuple(self._masks[0].files) or (self.path,)
+
+    @property
+    def has_overviews(self) -> bool:
+        return bool(self._masks[0].overviews(1))
+
+    def notes(self) -> list[str]:
+        """What a user should know about how this scene is read; one line each."""
+        notes = []
+        dataset = self._masks[0]
+        if len(set(self.spec.bands)) < len(self.spec.bands):
+            notes.append(f"one band stands for {self.bands}: expect less than with colour")
+        elif dataset.count > self.bands and not _named_colours(dataset):
+            used = ",".join(map(str, self.spec.bands))
+            notes.append(f"bands {used} of {dataset.count} are read; choose others with --bidx")
+        if not self.native.has_georeference:
+            notes.append("no CRS: the pixel size is unknown, so the scene is read as it is")
+        if isinstance(self._dataset, WarpedVRT):
+            notes.append("only ground control points: the scene is warped to their CRS")
+        return notes
+
+    def read(self, window: Window) -> Pixels:
+        """Pixels of a window of the working grid, which may reach beyond it (invalid there).
+
+        Raises InputError where the file is damaged.
+        """
+        shape = (self.bands, window.height, window.width)
+        inside = window.intersection(self.grid.window)
+        if inside == window:
+            return self._read_inside(window)
+        result = Pixels(np.zeros(shape, self.dtype), np.zeros(shape[1:], np.bool_))
+        if inside is not None:
+            part = self._read_inside(inside)
+            rows, cols = inside.relative_to(window).slices
+            result.values[:, rows, cols] = part.values
+            result.valid[rows, cols] = part.valid
+        return result
+
+    def sample(self, window: Window, height: int, width: int) -> Pixels:
+        """A decimated read (nearest, overviews where there are any) of a window of the working grid."""
+        return self._fetch(self._source_window(window), height, width, Resampling.nearest)
+
+    def _read_inside(self, window: Window) -> Pixels:
+        if not self._by_cells:
+            source = RasterioWindow(window.col, window.row, window.width, window.height)
+            return self._fetch(source, window.height, window.width, Resampling.nearest)
+        values = np.empty((self.bands, window.height, window.width), self.dtype)
+        valid = np.empty((window.height, window.width), np.bool_)
+        for cell in _cells_of(window):
+            part = cell.intersection(window)
+            if part is None:
+                continue
+            pixels = self._cell(cell)
+            from_rows, from_cols = part.relative_to(cell).slices
+            to_rows, to_cols = part.relative_to(window).slices
+            values[:, to_rows, to_cols] = pixels.values[:, from_rows, from_cols]
+            valid[to_rows, to_cols] = pixels.valid[from_rows, from_cols]
+        return Pixels(values, valid)
+
+    def _cell(self, cell: Window) -> Pixels:
+        key = (cell.row, cell.col)
+        if key not in self._cells:
+            inside = cell.intersection(self.grid.window)
+            if inside is None:
+                raise ValueError(f"cell {cell} lies outside the grid")
+            method = self._resampling()
+            self._cells[key] = self._fetch(self._source_window(inside), inside.height, inside.width, method)
+            # The strip below asks for the same row of cells again; more would not be asked for.
+            if len(self._cells) > self.grid.width // _CELL + 2:
+                self._cells.popitem(last=False)
+        return self._cells[key]
+
+    def _resampling(self) -> Resampling:
+        """Averaging where pixels are thrown away, bilinear where they are made up."""
+        return Resampling.average if self.native.width > self.grid.width else Resampling.bilinear
+
+    def _source_window(self, window: Window) -> RasterioWindow:
+        down = self.native.height / self.grid.height
+        across = self.native.width / self.grid.width
+        return RasterioWindow(
+            window.col * across, window.row * down, window.width * across, window.height * down
+        )
+
+    def _fetch(self, source: RasterioWindow, height: int, width: int, method: Resampling) -> Pixels:
+        shape = (height, width)
+        try:
+            values = self._dataset.read(
+                list(self.spec.bands),
+                window=source,
+                out_shape=(self.bands, *shape),
+                resampling=method,
+            )
+            valid = np.ones(shape, np.bool_)
+            for dataset, band in self._mask_bands:
+                # Nearest: a pixel is ground where the one at its centre is.
+                valid &= dataset.read_masks(band, window=source, out_shape=shape) > 0
+            if self._nodata_bands:
+                masks = self._dataset.read_masks(
+                    self._nodata_bands, window=source, out_shape=(len(self._nodata_bands), *shape)
+                )
+                valid &= masks.any(axis=0)
+        except (RasterioError, ValueError) as error:
+            raise InputError(
+                f"{self.path}: damaged, rows {int(source.row_off)} to "
+                f"{int(source.row_off + source.height)} cannot be read ({_first_line(error)})"
+            ) from error
+        if values.dtype.kind == "f":
+            finite = np.isfinite(values).all(axis=0)
+            valid &= finite
+            values[:, ~finite] = 0
+        return Pixels(values, valid)
+
+    @cached_property
+    def _mask_bands(self) -> list[tuple[Any, int]]:
+        """Masks of the whole data set (alpha, internal mask), each read by itself: GDAL shows a declared
+        nodata value *instead* of them, and a pixel must pass every test."""
+        found: list[tuple[Any, int]] = []
+        for dataset in self._masks:
+            if MaskFlags.per_dataset in dataset.mask_flag_enums[0]:
+                found.append((dataset, 1))
+            elif ColorInterp.alpha in dataset.colorinterp:
+                found.append((_AlphaBand(dataset), dataset.colorinterp.index(ColorInterp.alpha) + 1))
+        return found
+
+    @cached_property
+    def _nodata_bands(self) -> list[int]:
+        flags = self._dataset.mask_flag_enums
+        bands = sorted(set(self.spec.bands))
+        return [band for band in bands if MaskFlags.nodata in flags[band - 1]]
+
+
+@dataclass(frozen=True)
+class _AlphaBand:
+    """An alpha band read as a mask where GDAL does not offer it as one."""
+
+    dataset: Any
+
+    def read_masks(self, band: int, **options: Any) -> NDArray[Any]:
+        return np.asarray(self.dataset.read(band, **options))
+
+
+@contextmanager
+def _open(path: str, nodata: float | None) -> Iterator[tuple[Any, list[Any]]]:
+    """The dataset to read, and the datasets whose masks count."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            original = rasterio.open(path)
+        except (RasterioError, UnicodeError, OSError) as error:
+            raise InputError(_cannot_open(path, error)) from error
+        opened = [original]
+        try:
+            if original.count == 0:
+                inside = len(original.subdatasets)
+                advice = f"; name one of its {inside} sub-datasets" if inside else ""
+                raise InputError(f"{path}: no bands to read{advice}")
+            dataset = original
+            options = []
+            if nodata is not None:
+                options.append(f"a_nodata={nodata:.17g}")
+            if original.colorinterp[0] == ColorInterp.palette:
+                options.append("expand=rgb")
+            if options:
+                dataset = rasterio.open(f"vrt://{_gdal_name(path)}?{'&'.join(options)}")
+                opened.append(dataset)
+            points, points_crs = dataset.gcps
+            if points and dataset.crs is None and dataset.transform.is_identity:
+                dataset = WarpedVRT(dataset, src_crs=points_crs, crs=points_crs, add_alpha=True)
+                opened.append(dataset)
+            yield dataset, [dataset if isinstance(dataset, WarpedVRT) else original]
+        except RasterioError as error:
+            raise InputError(_cannot_open(path, error)) from error
+        finally:
+            for handle in reversed(opened):
+                handle.close()
+
+
+def _gdal_name(path: str) -> str:
+    scheme, separator, rest = path.partition("://")
+    if not separator or scheme not in _REMOTE:
+        return path
+    return _REMOTE[scheme] + (path if scheme.startswith("http") else rest)
+
+
+def _cannot_open(path: str, error: Exception) -> str:
+    if "://" not in path and not path.startswith("/vsi") and ":" not in path[2:]:
+        if not os.path.exists(path):
+            return f"{path}: no such file"
+        if os.path.isfile(path) and os.path.getsize(path) == 0:
+            return f"{path}: the file is empty (0 bytes)"
+    return f"{path}: not a raster that GDAL can open ({_first_line(error)})"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error.__cause__ or error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _grid(dataset: Any) -> Grid:
+    crs = dataset.crs.to_wkt() if dataset.crs else None
+    return Grid(crs or None, dataset.transform, dataset.height, dataset.width)
+
+
+def _named_colours(dataset: Any) -> bool:
+    return dataset.colorinterp[0] == ColorInterp.palette or all(
+        colour in dataset.colorinterp for colour in _COLOURS
+    )
+
+
+def _choose_bands(name: str, dataset: Any, wanted: int | tuple[int, ...]) -> tuple[int, ...]:
+    if dataset.dtypes[0].startswith("complex"):
+        raise InputError(f"{name}: complex values ({dataset.dtypes[0]}) are not an image")
+    palette = dataset.colorinterp[0] == ColorInterp.palette
+    count = 3 if palette else dataset.count
+    if isinstance(wanted, tuple):
+        outside = [band for band in wanted if not 1 <= band <= count]
+        if outside:
+            raise SettingsError(f"{name} has {count} bands, so --bidx {outside[0]} does not exist")
+        return wanted
+    if wanted == 3 and not palette and all(colour in dataset.colorinterp for colour in _COLOURS):
+        return tuple(dataset.colorinterp.index(colour) + 1 for colour in _COLOURS)
+    usable = [band for band in range(1, count + 1)]
+    if not palette:
+        usable = [b for b in usable if dataset.colorinterp[b - 1] != ColorInterp.alpha]
+    if len(usable) >= wanted:
+        return tuple(usable[:wanted])
+    if len(usable) == 1:
+        return (usable[0],) * wanted
+    raise InputError(f"{name} has {len(usable)} bands, the model reads {wanted}; name {wanted} with --bidx")
+
+
+def _fitting_nodata(name: str, dataset: Any, nodata: float | None) -> float | None:
+    if nodata is None or np.dtype(dataset.dtypes[0]).kind == "f":
+        return nodata
+    limits = np.iinfo(dataset.dtypes[0])
+    if nodata != int(nodata) or not limits.min <= nodata <= limits.max:
+        raise SettingsError(
+            f"--nodata {nodata:g} is no {dataset.dtypes[0]} value; {name} holds {limits.min} to "
+            f"{limits.max}"
+        )
+    return nodata
+
+
+def _working_shape(scene: Scene, gsd: float | None) -> tuple[int, int] | None:
+    """The working grid's size, or None to read the scene as it is."""
+    metres = scene.native.metres_per_pixel
+    if gsd is None or metres is None:
+        return None
+    ratios = [metre / gsd for metre in metres]
+    if all(1 / (1 + GSD_TOLERANCE) <= ratio <= 1 + GSD_TOLERANCE for ratio in ratios):
+        return None
+    if max(ratios) > MOST_UPSAMPLING:
+        raise InputError(
+            f"{scene.path}: its pixels are {max(metres):.3g} m, the model's are {gsd:.3g} m, so it shows "
+            f"nothing the model knows; predict anyway with --gsd {max(metres):.3g}"
+        )
+    height = max(1, round(scene.native.height * ratios[0]))
+    width = max(1, round(scene.native.width * ratios[1]))
+    return height, width
+
+
+def _cells_of(window: Window) -> Iterator[Window]:
+    for row in range(window.row // _CELL * _CELL, window.row_end, _CELL):
+        for col in range(window.col // _CELL * _CELL, window.col_end, _CELL):
+            yield Window(row, col, _CELL, _CELL)

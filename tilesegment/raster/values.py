@@ -1,0 +1,134 @@
+"""From a scene's own values to 0..1: which range counts as dark and bright, decided once a scene."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilesegment.errors import InputError, SettingsError
+from tilesegment.grid import Window
+from tilesegment.raster.source import Scene
+
+# Where a scene has no overviews: this many windows of this size, spread evenly, are looked at.
+_SAMPLES_A_SIDE = 8
+_SAMPLE = 192
+_SAMPLE_OVERVIEW = 1536
+_BLANK_RUN = 32
+
+
+@dataclass(frozen=True)
+class ValueRange:
+    """Per band, the value that becomes 0 and the one that becomes 1, and where they come from."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    source: str
+
+
+def value_range(
+    scene: Scene, stretch: str | None, card_dtype: str, card_range: tuple[float, float]
+) -> ValueRange:
+    """The range of a scene: `stretch` ("0,4000" or "2%,98%"), else the card's where the dtype is the one
+    the model was trained on, else the scene's own 2-98 percentiles.
+
+    Raises SettingsError for an unusable stretch, InputError where no pixel is valid.
+    """
+    if stretch is None and scene.dtype.name == card_dtype:
+        low, high = card_range
+        return ValueRange((low,) * scene.bands, (high,) * scene.bands, "model")
+    first, second, percent = _parse_stretch(stretch or "2%,98%")
+    if not percent:
+        return ValueRange((first,) * scene.bands, (second,) * scene.bands, "given")
+    lows, highs = _percentiles(scene, first, second)
+    return ValueRange(lows, highs, f"percentiles {first:g}-{second:g} of the scene")
+
+
+def _parse_stretch(text: str) -> tuple[float, float, bool]:
+    parts = [part.strip() for part in text.split(",")]
+    percent = all(part.endswith("%") for part in parts)
+    try:
+        first, second = (float(part.removesuffix("%")) for part in parts)
+    except ValueError:
+        raise SettingsError(
+            f"--stretch {text!r} is not MIN,MAX; write two values (0,4000) or percentiles (2%,98%)"
+        ) from None
+    if not first < second or (percent and not (first >= 0 and second <= 100)):
+        raise SettingsError(f"--stretch {text!r}: the first must be below the second")
+    return first, second, percent
+
+
+def _percentiles(scene: Scene, low: float, high: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    parts = [pixels.values[:, pixels.valid] for pixels in _samples(scene)]
+    values = np.concatenate(parts, axis=1) if parts else np.empty((scene.bands, 0))
+    if values.shape[1] == 0:
+        # Nothing valid was met, so no percentile exists; any range serves the pixels that may remain.
+        return (0.0,) * scene.bands, (1.0,) * scene.bands
+    lows, highs = np.percentile(values.astype(np.float64), [low, high], axis=1)
+    # A flat band has no contrast to stretch; one grey level keeps the division defined.
+    highs = np.maximum(highs, lows + max(1e-6, np.abs(lows).max() * 1e-6))
+    return tuple(map(float, lows)), tuple(map(float, highs))
+
+
+def _samples(scene: Scene):  # type: ignore[no-untyped-def]
+    grid = scene.grid
+    if scene.has_overviews or grid.window.area <= _SAMPLE_OVERVIEW**2:
+        scale = max(1.0, max(grid.height, grid.width) / _SAMPLE_OVERVIEW)
+        yield scene.sample(
+            grid.window, max(1, round(grid.height / scale)), max(1, round(grid.width / scale))
+        )
+        return
+    for row in _spread(grid.height):
+        for col in _spread(grid.width):
+            height, width = min(_SAMPLE, grid.height), min(_SAMPLE, grid.width)
+            yield scene.read(Window(row, col, height, width))
+
+
+def _spread(size: int) -> list[int]:
+    last = max(0, size - _SAMPLE)
+    return sorted({round(last * k / (_SAMPLES_A_SIDE - 1)) for k in range(_SAMPLES_A_SIDE)})
+
+
+def blank_value(values: NDArray[np.generic], valid: NDArray[np.bool_]) -> int | None:
+    """The value of a window that is all black or all white, else None: (bands, rows, columns) integers.
+
+    White is the dtype's largest value, or for 16 bits whatever a whole window holds at 255 too.
+    """
+    if values.dtype.kind not in "ui" or not valid.any():
+        return None
+    inside = values[:, valid]
+    first = inside.flat[0]
+    if int(first) not in (0, 255, int(np.iinfo(values.dtype).max)):
+        return None
+    return int(first) if bool((inside == first).all()) else None
+
+
+def blank_edge(scene: Scene) -> int | None:
+    """The value of an undeclared blank area at the scene's edge (all black or all white), else None.
+
+    Squares of 32 pixels are looked at along all four edges.
+    """
+    grid, side = scene.grid, _BLANK_RUN
+    if min(grid.height, grid.width) < 2 * side:
+        return None
+    for row, col in _edge_squares(grid.height, grid.width, side):
+        pixels = scene.read(Window(row, col, side, side))
+        value = blank_value(pixels.values, pixels.valid)
+        if value is not None:
+            return value
+    return None
+
+
+def _edge_squares(height: int, width: int, side: int) -> list[tuple[int, int]]:
+    rows = [round((height - side) * k / 7) for k in range(8)]
+    cols = [round((width - side) * k / 7) for k in range(8)]
+    border = {(row, col) for row in rows for col in (cols[0], cols[-1])}
+    border |= {(row, col) for row in (rows[0], rows[-1]) for col in cols}
+    return sorted(border)
+
+
+def require_valid(scene: Scene, valid_pixels: int) -> None:
+    """Raises InputError where a scene turned out to hold no valid pixel at all."""
+    if valid_pixels == 0:
+        raise InputError(f"{scene.path}: no valid pixel (all nodata, transparent or NaN)")

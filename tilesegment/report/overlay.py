@@ -1,0 +1,89 @@
+"""The overlay: the scene with what was found drawn over it, small enough to open anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tilesegment.errors import OutputError
+from tilesegment.grid import Window
+from tilesegment.model.card import ModelClass
+from tilesegment.raster.source import Scene
+from tilesegment.raster.values import ValueRange
+from tilesegment.tiling.blend import NODATA
+
+_LONGEST = 2048
+_FILL = 0.35
+_ROWS = 256
+
+
+def write_overlay(
+    path: Path,
+    scene: Scene,
+    values: ValueRange,
+    region: Window,
+    read_classes: Callable[[Window], NDArray[np.uint8]],
+    labels: dict[int, ModelClass],
+) -> None:
+    """Write a PNG of at most 2048 pixels a side: every class but a background tinted in its colour, with a
+    bright outline; invalid pixels white. Raises OutputError where the disk refuses."""
+    scale = max(1.0, max(region.height, region.width) / _LONGEST)
+    height, width = max(1, round(region.height / scale)), max(1, round(region.width / scale))
+    image, valid = _picture(scene, values, region, height, width)
+    classes = _sampled_classes(read_classes, region, height, width)
+    for value, entry in labels.items():
+        if value == 0 and entry.name.lower() == "background":
+            continue
+        inside = classes == value
+        colour = np.asarray(entry.colour, np.float32)
+        image[inside] = image[inside] * (1 - _FILL) + colour * _FILL
+        image[inside & _rim(classes)] = colour
+    image[~valid] = 255
+    try:
+        Image.fromarray(np.rint(image).astype(np.uint8)).save(path, format="PNG")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _picture(
+    scene: Scene, values: ValueRange, region: Window, height: int, width: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The scene's first three bands as display values 0..255, (rows, columns, 3), and validity."""
+    pixels = scene.sample(region, height, width)
+    low = np.asarray(values.low, np.float32)[:, None, None]
+    high = np.asarray(values.high, np.float32)[:, None, None]
+    shown = np.clip((pixels.values.astype(np.float32) - low) / (high - low), 0, 1) * 255
+    shown = shown[:3] if len(shown) >= 3 else np.repeat(shown[:1], 3, axis=0)
+    return np.ascontiguousarray(shown.transpose(1, 2, 0)), pixels.valid
+
+
+def _sampled_classes(
+    read: Callable[[Window], NDArray[np.uint8]], region: Window, height: int, width: int
+) -> NDArray[np.uint8]:
+    """Classes at the centres of the picture's pixels, read band by band."""
+    rows = region.row + ((2 * np.arange(height) + 1) * region.height) // (2 * height)
+    cols = ((2 * np.arange(width) + 1) * region.width) // (2 * width)
+    result = np.full((height, width), NODATA, np.uint8)
+    for begin in range(region.row, region.row_end, _ROWS):
+        end = min(begin + _ROWS, region.row_end)
+        inside = np.flatnonzero((rows >= begin) & (rows < end))
+        if len(inside):
+            band = read(Window(begin, region.col, end - begin, region.width))
+            result[inside] = band[rows[inside] - begin][:, cols]
+    return result
+
+
+def _rim(classes: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Pixels with a neighbour of another class."""
+    rim = np.zeros(classes.shape, np.bool_)
+    across = classes[:, 1:] != classes[:, :-1]
+    down = classes[1:] != classes[:-1]
+    rim[:, 1:] |= across
+    rim[:, :-1] |= across
+    rim[1:] |= down
+    rim[:-1] |= down
+    return rim

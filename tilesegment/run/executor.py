@@ -1,0 +1,106 @@
+"""Where blocks run: in this process, or on Dask workers. The only file that imports Dask.
+
+Both are the same loop over the same function; serial is the reference.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from tilesegment.errors import BlockFailedError, SettingsError
+from tilesegment.run.block import predict_block
+from tilesegment.run.blockfile import BlockInfo
+from tilesegment.run.job import BlockTask
+
+
+def run_serial(tasks: Sequence[BlockTask]) -> Iterator[BlockInfo]:
+    """Predict the blocks one after the other."""
+    for task in tasks:
+        yield predict_block(task)
+
+
+def run_dask(tasks: Sequence[BlockTask], workers: int | None, scheduler: str | None) -> Iterator[BlockInfo]:
+    """Predict the blocks on a local cluster of `workers` processes, or on those of a running scheduler,
+    which need the package and the paths. At most two blocks a worker are under way; those of a worker
+    that is lost are run again.
+
+    Raises SettingsError where the scheduler has no workers, BlockFailedError where a block's worker dies
+    again and again.
+    """
+    from distributed import as_completed
+    from distributed.scheduler import KilledWorker
+
+    with _client(workers, scheduler) as (client, threads):
+        tasks = [_with_lanes(task, threads) for task in tasks]
+        waiting = iter(tasks)
+        pool = as_completed()
+        most = 2 * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+        for task in _take(waiting, most):
+            pool.add(client.submit(_on_worker, task, pure=False))
+        for future in pool:
+            try:
+                yield future.result()
+            except KilledWorker as error:
+                raise BlockFailedError(
+                    f"a block's worker died {error.allowed_failures + 1} times, perhaps for want of "
+                    "memory; lower --max-memory or --workers, then run the same command again"
+                ) from error
+            future.release()
+            for task in _take(waiting, 1):
+                pool.add(client.submit(_on_worker, task, pure=False))
+
+
+def _on_worker(task: BlockTask) -> BlockInfo:
+    """On several GPUs each worker takes the one of its own number."""
+    from distributed import get_worker
+
+    name = get_worker().name
+    return predict_block(task, device_index=name if isinstance(name, int) else 0)
+
+
+def _with_lanes(task: BlockTask, threads: int | None) -> BlockTask:
+    if threads is None:
+        return task
+    return replace(task, job=replace(task.job, lanes=min(task.job.lanes, threads)))
+
+
+@contextmanager
+def _client(workers: int | None, scheduler: str | None) -> Iterator[tuple[Any, int | None]]:
+    """A client, and the threads a worker may use where the cluster is not ours."""
+    from distributed import Client, LocalCluster
+
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout="10s", set_as_default=False)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise SettingsError(f"--scheduler {scheduler}: no scheduler answers ({error})") from error
+        with client:
+            found = client.scheduler_info(n_workers=-1)["workers"]
+            if not found:
+                raise SettingsError(f"--scheduler {scheduler}: it has no workers; start some first")
+            yield client, min(worker["nthreads"] for worker in found.values())
+        return
+    # Our own budget decides about memory; the nanny would kill a worker for what GDAL caches.
+    with (
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=0,
+            dashboard_address=None,
+            host="127.0.0.1",
+            silence_logs=logging.ERROR,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client, None
+
+
+def _take(tasks: Iterator[BlockTask], count: int) -> Iterator[BlockTask]:
+    for _, task in zip(range(count), tasks, strict=False):
+        yield task

@@ -1,0 +1,52 @@
+"""What identifies an input: every file behind it, so that a resumed run never mixes two inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+from tilesegment.grid import Window
+from tilesegment.raster.source import Scene
+
+_SAMPLE = 512
+
+
+def scene_identity(scene: Scene) -> list[str]:
+    """One line for each file behind a scene: path with size and modification time, or a URL with its
+    ETag; for other remote files a checksum of sampled pixels stands in."""
+    lines = [_file_identity(path) for path in sorted(scene.files)]
+    if any(line is None for line in lines):
+        lines.append(f"pixels {_pixel_checksum(scene)}")
+    return [line for line in lines if line is not None]
+
+
+def _file_identity(path: str) -> str | None:
+    if path.startswith("/vsicurl/") or path.startswith(("http://", "https://")):
+        return _url_identity(path.removeprefix("/vsicurl/"))
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}"
+
+
+def _url_identity(url: str) -> str | None:
+    try:
+        with urlopen(Request(url, method="HEAD"), timeout=20) as answer:  # noqa: S310 - the scene's own URL
+            headers = answer.headers
+    except (URLError, OSError, ValueError):
+        return None
+    mark = headers.get("ETag") or headers.get("Last-Modified")
+    return None if mark is None else f"{url} {headers.get('Content-Length')} {mark}"
+
+
+def _pixel_checksum(scene: Scene) -> str:
+    grid = scene.grid
+    side = min(_SAMPLE, grid.height), min(_SAMPLE, grid.width)
+    corner = Window((grid.height - side[0]) // 2, (grid.width - side[1]) // 2, *side)
+    pixels = scene.read(corner)
+    digest = hashlib.sha256(repr((grid, scene.spec.bands)).encode())
+    digest.update(pixels.values.tobytes())
+    return digest.hexdigest()

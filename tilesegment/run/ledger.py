@@ -1,0 +1,181 @@
+"""The ledger of a run: `<output>.partial/`, where finished blocks wait until the output is whole.
+
+`run.json` holds the prediction key (what decides a pixel's value) and the block sizes that the first run
+chose. A later run with the same key goes on with what is there; with another key it starts afresh and
+says why. A lock, held by the operating system for as long as the process lives, keeps a second run out;
+one left by a killed run binds nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from tilesegment.errors import OutputError
+from tilesegment.run.blockfile import BlockInfo, check_block
+from tilesegment.tiling.plan import Block
+
+_STATE = "run.json"
+_LOCK = "lock"
+
+
+@dataclass
+class Ledger:
+    """An open, locked ledger.
+
+    folder: where the block files are. fixed: the sizes that the first run chose; empty in a new ledger.
+    notes: one line for the user where something was found.
+    """
+
+    folder: Path
+    key: dict[str, Any]
+    fixed: dict[str, Any] = field(default_factory=dict)
+    publishing: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    def path(self, block: Block) -> Path:
+        return self.folder / f"{block.name}.block"
+
+    def finished(self, blocks: tuple[Block, ...]) -> dict[int, BlockInfo]:
+        """The blocks that need no work, by index. Damaged files are removed, to be made again."""
+        found = {}
+        torn = 0
+        for block in blocks:
+            path = self.path(block)
+            if not path.exists():
+                continue
+            info = check_block(path)
+            if info is None:
+                torn += 1
+                path.unlink()
+            else:
+                found[block.index] = info
+        if torn:
+            self.notes.append(f"{torn} damaged block files were found; these blocks are predicted again")
+        if found:
+            self.notes.append(f"going on with {len(found)} of {len(blocks)} blocks already predicted")
+        return found
+
+    def fix(self, sizes: dict[str, Any]) -> None:
+        """Record the sizes that every later run of this ledger must use."""
+        self.fixed = sizes
+        self._write()
+
+    def begin_publishing(self) -> None:
+        """From here on outputs appear under their final names, and are this run's own."""
+        self.publishing = True
+        self._write()
+
+    def remove(self) -> None:
+        """All outputs are complete; nothing of the ledger is needed any more."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _write(self) -> None:
+        state = {"key": self.key, "fixed": self.fixed, "publishing": self.publishing}
+        write_atomic(self.folder / _STATE, json.dumps(state, indent=1))
+
+
+def ledger_folder(output: Path) -> Path:
+    return output.with_name(output.name + ".partial")
+
+
+@contextmanager
+def open_ledger(output: Path, key: dict[str, Any], resume: bool = True) -> Iterator[Ledger]:
+    """The locked ledger of an output, with the blocks of an earlier run if its key was the same.
+
+    Raises OutputError where another run holds it, or the folder cannot be written.
+    """
+    folder = ledger_folder(output)
+    try:
+        folder.mkdir(exist_ok=True)
+        lock = (folder / _LOCK).open("a+")
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror})") from error
+    with lock:
+        _take(lock, output)
+        state = _read_state(folder)
+        ledger = Ledger(folder, key)
+        changed = None if state is None else _difference(state["key"], key)
+        if state is not None and resume and changed is None:
+            ledger.fixed, ledger.publishing = state["fixed"], bool(state["publishing"])
+        else:
+            if changed is not None and resume:
+                ledger.notes.append(f"{changed}: starting afresh")
+            for path in folder.glob("*.block"):
+                path.unlink()
+            (folder / _STATE).unlink(missing_ok=True)
+        for path in folder.glob(".*.block.*"):
+            path.unlink()
+        yield ledger
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a small text file so that it is complete or unchanged. Raises OutputError."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _take(lock: IO[str], output: Path) -> None:
+    try:
+        _lock_file(lock)
+    except OSError as error:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        raise OutputError(
+            f"{output}: another run is writing it ({holder}); wait for it or choose another output"
+        ) from error
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+    lock.flush()
+
+
+def _lock_file(lock: IO[str]) -> None:
+    if os.name == "posix":
+        import fcntl
+
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    else:
+        import msvcrt
+
+        # A byte far behind the text, so that another process can still read who holds it.
+        lock.seek(1 << 20)
+        msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+
+
+def _read_state(folder: Path) -> dict[str, Any] | None:
+    """The state of an earlier run; None where there is none or it is damaged."""
+    try:
+        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    known = isinstance(state, dict) and {"key", "fixed", "publishing"} <= state.keys()
+    return state if known else None
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    """What changed between two keys, in words; None where they are equal."""
+    new = json.loads(json.dumps(new))
+    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    if not changed:
+        return None
+    name = sorted(changed)[0]
+    before, after = str(old.get(name)), str(new.get(name))
+    more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+    if len(before) + len(after) > 80:
+        return f"{name}{more} changed since the interrupted run"
+    return f"{name} changed from {before} to {after}{more} since the interrupted run"

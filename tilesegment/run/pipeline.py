@@ -1,0 +1,362 @@
+"""The story of one scene: prepare, predict what is missing, publish, record."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tilesegment.errors import OutputError, SettingsError
+from tilesegment.grid import Grid
+from tilesegment.raster.sink import Band, category_sidecar, is_raster, write_band
+from tilesegment.raster.source import gdal_environment, open_scene
+from tilesegment.raster.values import require_valid
+from tilesegment.report.overlay import write_overlay
+from tilesegment.run.blockfile import BlockInfo
+from tilesegment.run.executor import run_dask, run_serial
+from tilesegment.run.job import BlockTask
+from tilesegment.run.ledger import Ledger, ledger_folder, open_ledger, write_atomic
+from tilesegment.run.prepare import Prepared, blank_warning, plan_memory, prepare
+from tilesegment.run.publish import (
+    Mosaic,
+    discard,
+    fragments_loader,
+    on_output_grid,
+    output_window,
+    publish,
+    retrace,
+    temporary_for,
+    whole_features,
+)
+from tilesegment.run.record import (
+    now,
+    plain_settings,
+    provenance,
+    software,
+    stage_seconds,
+    versions,
+)
+from tilesegment.settings import PredictSettings
+from tilesegment.vector.write import DRIVERS, Layer, is_vector, write_layer
+
+Progress = Callable[[int, int], None]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a run writes. main: polygons or, with a raster extension, the mask."""
+
+    main: Path
+    mask: Path | None = None
+    probability: Path | None = None
+    overlay: Path | None = None
+
+    @property
+    def vector(self) -> Path | None:
+        return self.main if is_vector(self.main) else None
+
+    @property
+    def masks(self) -> list[Path]:
+        first = [] if is_vector(self.main) else [self.main]
+        return first + ([self.mask] if self.mask is not None else [])
+
+    @property
+    def record(self) -> Path:
+        return self.main.with_name(self.main.name + ".json")
+
+    @property
+    def all(self) -> list[Path]:
+        optional = [self.mask, self.probability, self.overlay]
+        return [self.main, *(path for path in optional if path is not None)]
+
+    def check(self, source: str) -> None:
+        """Raises OutputError or SettingsError for names that cannot be written to."""
+        if not (is_vector(self.main) or is_raster(self.main)):
+            known = " ".join([*DRIVERS, ".tif"])
+            raise SettingsError(f"-o {self.main}: unknown extension; use one of {known}")
+        for path in (self.mask, self.probability):
+            if path is not None and not is_raster(path):
+                raise SettingsError(f"{path}: masks and probabilities are written as .tif")
+        if self.overlay is not None and self.overlay.suffix.lower() != ".png":
+            raise SettingsError(f"--overlay {self.overlay}: overlays are written as .png")
+        resolved = [path.resolve() for path in self.all]
+        if len(set(resolved)) < len(resolved):
+            raise SettingsError("two outputs have the same name")
+        for path in self.all:
+            if str(path).startswith(("/vsi", "s3:", "gs:", "az:", "http:", "https:")):
+                raise OutputError(f"{path}: outputs are written to local paths; copy them afterwards")
+            if not path.parent.is_dir():
+                raise OutputError(f"{path.parent}: no such folder")
+            if path.exists() and Path(source).exists() and path.samefile(source):
+                raise OutputError(f"{path}: is the input itself")
+
+
+@dataclass
+class Run:
+    """What a run did; `record` is also written beside the main output."""
+
+    outputs: Outputs
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def describe(source: str, settings: PredictSettings, outputs: Outputs | None = None) -> dict[str, Any]:
+    """The plan of a run, without running it: blocks, tiles, recompute factor, memory and disk."""
+    trace = outputs is None or outputs.vector is not None
+    with gdal_environment(settings.gdal):
+        prepared = prepare(source, settings, trace, "").with_blocks({})
+    return _describe(source, prepared)
+
+
+def run_predict(
+    source: str,
+    outputs: Outputs,
+    settings: PredictSettings,
+    *,
+    say: Say = lambda line: None,
+    progress: Progress = lambda done, total: None,
+) -> Run:
+    """Predict a scene and write everything asked for; see `tilesegment.predict`.
+
+    say: is given warnings and notes, a line each; progress: (blocks done, blocks in all).
+    """
+    begin = time.perf_counter()
+    outputs.check(source)
+    _refuse_existing(outputs, settings)
+    with ExitStack() as stack:
+        stack.enter_context(gdal_environment(settings.gdal))
+        folder = ledger_folder(outputs.main)
+        prepared = prepare(source, settings, outputs.vector is not None, str(folder))
+        warnings = list(prepared.warnings)
+        for line in warnings:
+            say(f"warning: {line}")
+        ledger = stack.enter_context(open_ledger(outputs.main, prepared.key, settings.resume))
+        _refuse_foreign(outputs, settings, ledger)
+        prepared = prepared.with_blocks(ledger.fixed)
+        ledger.fix(prepared.fixed)
+        found, fresh = _predict_missing(prepared, ledger, settings, say, progress)
+        infos = list(found.values())
+        warnings += _late_warnings(infos, settings, warnings, say)
+        with open_scene_again(prepared) as scene:
+            require_valid(scene, sum(info.valid_pixels for info in infos))
+        marks = provenance(source, prepared.job.model, plain_settings(settings))
+        publishing = time.perf_counter()
+        counts = _write_outputs(prepared, ledger, outputs, settings, marks)
+        record = _record(source, prepared, outputs, settings, infos, fresh, warnings)
+        record["counts"] |= counts
+        record["seconds"]["write"] = round(time.perf_counter() - publishing, 3)
+        record["seconds"]["wall"] = round(time.perf_counter() - begin, 3)
+        write_atomic(outputs.record, json.dumps(record, indent=1, default=str) + "\n")
+        ledger.remove()
+    return Run(outputs, record)
+
+
+def open_scene_again(prepared: Prepared) -> Any:
+    """The scene of a prepared run, read as its job reads it."""
+    from tilesegment.raster.source import Scene
+
+    return Scene(prepared.job.scene)
+
+
+def _predict_missing(
+    prepared: Prepared,
+    ledger: Ledger,
+    settings: PredictSettings,
+    say: Say,
+    progress: Progress,
+) -> tuple[dict[int, BlockInfo], list[BlockInfo]]:
+    """All blocks in the ledger: those found there, traced again where need be, and the rest predicted."""
+    job = prepared.job
+    blocks = job.plan.blocks
+    before = len(ledger.notes)
+    found = ledger.finished(blocks)
+    for note in ledger.notes[:before] + ledger.notes[before:]:
+        say(note)
+    for block in blocks:
+        info = found.get(block.index)
+        if info is not None and info.trace_key != job.tracing.key:
+            found[block.index] = retrace(job, block, ledger.path(block), info)
+    tasks = [BlockTask(job, block, str(ledger.path(block))) for block in blocks if block.index not in found]
+    indices = {task.block.name: task.block.index for task in tasks}
+    fresh: list[BlockInfo] = []
+    progress(len(found), len(blocks))
+    if tasks and (settings.workers or settings.scheduler):
+        done = run_dask(tasks, settings.workers, settings.scheduler)
+    else:
+        done = run_serial(tasks)
+    for info in done:
+        fresh.append(info)
+        found[indices[info.name]] = info
+        progress(len(found), len(blocks))
+    return dict(sorted(found.items())), fresh
+
+
+def _write_outputs(
+    prepared: Prepared,
+    ledger: Ledger,
+    outputs: Outputs,
+    settings: PredictSettings,
+    marks: dict[str, str],
+) -> dict[str, int]:
+    """Write every output under a temporary name, then give all of them their names."""
+    job = prepared.job
+    mosaic = Mosaic(job.plan, job.tracing, ledger.path)
+    labels = job.model.card.labels
+    counts: dict[str, int] = {}
+    ready: list[tuple[Path, Path]] = []
+
+    def begin(path: Path) -> Path:
+        temporary = temporary_for(path)
+        discard(temporary)
+        ready.append((temporary, path))
+        return temporary
+
+    try:
+        if outputs.vector is not None:
+            features = whole_features(
+                job.plan, fragments_loader(job.plan, ledger.path), prepared.grid, prepared.measures
+            )
+            layer = Layer(
+                grid=prepared.grid,
+                labels={value: labels[value] for value in job.tracing.values},
+                name=settings.vector.layer or outputs.vector.stem,
+                multi=settings.vector.connectivity == 8,
+                dst_crs=settings.vector.dst_crs,
+                options=settings.lco,
+                metadata=marks,
+            )
+            counts["polygons"] = write_layer(begin(outputs.vector), layer, features)
+        for path in outputs.masks:
+            band = Band(_output_grid(prepared, settings), labels, settings.cog, settings.co, marks)
+            write_band(begin(path), band, _reader(prepared, settings, mosaic.classes))
+        if outputs.probability is not None:
+            band = Band(_output_grid(prepared, settings), None, settings.cog, settings.co, marks)
+            read = _reader(prepared, settings, mosaic.probability)
+            write_band(begin(outputs.probability), band, read)
+        if outputs.overlay is not None:
+            with open_scene_again(prepared) as scene:
+                write_overlay(
+                    begin(outputs.overlay), scene, prepared.range, job.plan.region, mosaic.classes, labels
+                )
+        ledger.begin_publishing()
+        for temporary, path in ready:
+            publish(temporary, path)
+        for path in outputs.masks:
+            write_atomic(path.with_name(path.name + ".aux.xml"), category_sidecar(labels))
+    except BaseException:
+        for temporary, _ in ready:
+            discard(temporary)
+        raise
+    return counts
+
+
+def _output_grid(prepared: Prepared, settings: PredictSettings) -> Grid:
+    grid = prepared.native if settings.match_input else prepared.grid
+    region = prepared.job.plan.region
+    return grid[output_window(prepared.grid, region, prepared.native, settings.match_input)]
+
+
+def _reader(prepared: Prepared, settings: PredictSettings, read: Any) -> Any:
+    region = prepared.job.plan.region
+    return on_output_grid(read, prepared.grid, region, prepared.native, settings.match_input)
+
+
+def _refuse_existing(outputs: Outputs, settings: PredictSettings) -> None:
+    """An output that exists is an error, unless an interrupted run may have been about to finish."""
+    if settings.overwrite or ledger_folder(outputs.main).exists():
+        return
+    for path in outputs.all:
+        if path.exists():
+            raise OutputError(f"{path}: exists already; choose another name or give --overwrite")
+
+
+def _refuse_foreign(outputs: Outputs, settings: PredictSettings, ledger: Ledger) -> None:
+    """Beside a ledger, an output may only exist if the run that left the ledger was renaming its own."""
+    if settings.overwrite or ledger.publishing:
+        return
+    for path in outputs.all:
+        if path.exists():
+            raise OutputError(f"{path}: exists already; choose another name or give --overwrite")
+
+
+def _late_warnings(
+    infos: list[BlockInfo], settings: PredictSettings, said: list[str], say: Say
+) -> list[str]:
+    """Blank tiles that only the prediction met."""
+    values = {info.blank_value for info in infos if info.blank_value is not None}
+    if settings.nodata is not None:
+        return []
+    late = [line for line in map(blank_warning, sorted(values)) if line not in said]
+    for line in late:
+        say(f"warning: {line}")
+    return late
+
+
+def _describe(source: str, prepared: Prepared) -> dict[str, Any]:
+    plan, memory = prepared.job.plan, plan_memory(prepared)
+    metres = prepared.grid.metres_per_pixel
+    area = plan.region.area
+    return {
+        "input": source,
+        "model": prepared.job.model.name,
+        "grid": {
+            "height": plan.height,
+            "width": plan.width,
+            "resampled": prepared.job.scene.shape is not None,
+            "metres_per_pixel": None if metres is None else [round(m, 5) for m in metres],
+        },
+        "bands": list(prepared.job.scene.bands),
+        "range": {
+            "low": list(prepared.range.low),
+            "high": list(prepared.range.high),
+            "from": prepared.range.source,
+        },
+        "megapixels": round(area / 1e6, 3),
+        "tile": list(plan.tile),
+        "overlap": plan.overlap,
+        "blocks": len(plan.blocks),
+        "tiles": plan.predicted_tiles,
+        "recompute": round(plan.recompute, 4),
+        "memory_bytes": memory,
+        # Pixels compress to a third or better; polygons take about as much again.
+        "disk_bytes": area * (1 if prepared.load.channels == 1 else 2),
+        "warnings": list(prepared.warnings),
+    }
+
+
+def _record(
+    source: str,
+    prepared: Prepared,
+    outputs: Outputs,
+    settings: PredictSettings,
+    infos: list[BlockInfo],
+    fresh: list[BlockInfo],
+    warnings: list[str],
+) -> dict[str, Any]:
+    return {
+        "software": software(),
+        "finished": now(),
+        "outputs": [str(path) for path in outputs.all],
+        "plan": _describe(source, prepared) | {"warnings": warnings},
+        "model": {
+            "name": prepared.job.model.name,
+            "sha256": prepared.job.model.sha256,
+            "credits": list(prepared.job.model.card.credits),
+        },
+        "engine": sorted({info.engine for info in infos}),
+        "settings": plain_settings(replace(settings)),
+        "versions": versions(),
+        "counts": {
+            "blocks": len(infos),
+            "blocks_predicted": len(fresh),
+            "tiles_predicted": sum(info.tiles for info in fresh),
+            "tiles_skipped": sum(info.skipped_tiles for info in fresh),
+            "valid_pixels": sum(info.valid_pixels for info in infos),
+        },
+        "seconds": stage_seconds(fresh),
+        "warnings": warnings,
+    }

@@ -1,0 +1,289 @@
+"""From an input and settings to a job: everything is decided here, nothing is predicted yet."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import shapely
+
+from tilesegment.errors import SettingsError
+from tilesegment.grid import Grid, Window
+from tilesegment.model.card import Card
+from tilesegment.model.store import ModelFile, find_model
+from tilesegment.raster.aoi import box_region, read_aoi, region_of
+from tilesegment.raster.source import Scene, open_scene
+from tilesegment.raster.values import ValueRange, blank_edge, value_range
+from tilesegment.run.identity import scene_identity
+from tilesegment.run.job import Job, TraceSettings
+from tilesegment.settings import Measure, PredictSettings, VectorSettings
+from tilesegment.tiling.blend import BLEND_MODES, BlendMode
+from tilesegment.tiling.memory import Load, fit_blocks, worst_memory
+from tilesegment.tiling.plan import Plan
+
+DEFAULT_MEMORY_SHARE = 0.5
+_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job before its blocks are chosen, and what the run must know besides.
+
+    grid: the working grid; native: the input's own. key: decides a pixel's value. measures: the vector
+    settings with every unit resolved.
+    """
+
+    job: Job
+    grid: Grid
+    native: Grid
+    load: Load
+    budget: int
+    workers: int
+    range: ValueRange
+    measures: VectorSettings
+    key: dict[str, Any]
+    warnings: tuple[str, ...]
+
+    def with_blocks(self, fixed: dict[str, Any]) -> Prepared:
+        """With the blocks of an earlier run, or the best that fit the memory."""
+        if fixed:
+            plan = replace(self.job.plan, block_rows=fixed["block_rows"], block_cols=fixed["block_cols"])
+            return replace(self, job=replace(self.job, plan=plan, batch=fixed["batch"]))
+        plan = self.job.plan
+        if plan.block_rows * plan.block_cols == 1:
+            plan = fit_blocks(plan, self.load, self.budget, self.workers)
+        return replace(self, job=replace(self.job, plan=plan))
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        plan = self.job.plan
+        return {"block_rows": plan.block_rows, "block_cols": plan.block_cols, "batch": self.job.batch}
+
+
+def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> Prepared:
+    """Open the input and the model, and decide everything that a run needs.
+
+    trace: whether polygons are wanted; folder: of the ledger.
+    Raises the errors of the parts: InputError, ModelError, SettingsError, MemoryBudgetError.
+    """
+    _check(settings)
+    model = find_model(settings.model)
+    card = model.card
+    with open_scene(
+        path,
+        bands=settings.bidx if settings.bidx is not None else len(card.bands),
+        nodata=settings.nodata,
+        gsd=settings.gsd or card.gsd,
+        gdal=settings.gdal,
+    ) as scene:
+        if scene.bands != len(card.bands):
+            raise SettingsError(
+                f"--bidx names {scene.bands} bands, the model {card.name!r} reads {len(card.bands)}"
+            )
+        values = value_range(scene, settings.stretch, card.dtype, card.value_range)
+        region, aoi = _region(scene, settings)
+        plan = Plan(
+            scene.grid.height,
+            scene.grid.width,
+            region,
+            settings.tile or card.tile,
+            card.overlap if settings.overlap is None else settings.overlap,
+        )
+        measures, notes = resolve_measures(settings.vector, scene.grid, card.gsd)
+        tracing = _tracing(card, settings, measures, scene.grid, trace)
+        warnings = [*_scene_warnings(scene, settings, card), *notes]
+        budget = settings.max_memory or _default_budget(settings.workers or 1)
+        load, lanes = _load(scene, model, plan, settings, budget)
+        job = Job(
+            scene.spec,
+            model,
+            plan,
+            values.low,
+            values.high,
+            cast(BlendMode, settings.blend),
+            settings.device,
+            settings.precision,
+            settings.batch,
+            lanes,
+            aoi,
+            tracing,
+            folder,
+        )
+        return Prepared(
+            job,
+            scene.grid,
+            scene.native,
+            load,
+            budget,
+            settings.workers or 1,
+            values,
+            measures,
+            _prediction_key(job, scene),
+            tuple(warnings),
+        )
+
+
+def resolve_measures(
+    vector: VectorSettings, grid: Grid, gsd: float | None
+) -> tuple[VectorSettings, list[str]]:
+    """Vector settings that a grid can answer: without a CRS there are no metres, so defaults count
+    pixels of the model's size, and what was asked for in metres is refused."""
+    if grid.crs is not None:
+        return vector, []
+    defaults = VectorSettings()
+    resolved: dict[str, Measure] = {}
+    for name, power in (("min_area", 2), ("fill_holes", 2), ("simplify", 1)):
+        measure: Measure = getattr(vector, name)
+        if measure.pixels or measure.value == 0:
+            continue
+        if measure != getattr(defaults, name):
+            option = name.replace("_", "-")
+            raise SettingsError(
+                f"--{option} {measure} needs metres, and the input has no CRS; write {measure}px"
+            )
+        resolved[name] = Measure(0 if gsd is None else measure.value / gsd**power, pixels=True)
+    notes = ["no CRS: area_m2 and perimeter_m are left empty"]
+    return replace(vector, **resolved), notes
+
+
+def shared_tolerance(simplify: Measure, grid: Grid) -> tuple[float, float] | None:
+    """A simplification tolerance in pixels of (rows, columns); None for none."""
+    if simplify.value == 0:
+        return None
+    if simplify.pixels or grid.metres_per_pixel is None:
+        return simplify.value, simplify.value
+    along_row, along_col = grid.metres_per_pixel
+    return simplify.value / along_row, simplify.value / along_col
+
+
+def plan_memory(prepared: Prepared) -> dict[str, int]:
+    """Bytes a process, by part, of the prepared plan."""
+    memory = worst_memory(prepared.job.plan, prepared.load)
+    return {**vars(memory), "total": memory.total}
+
+
+def _check(settings: PredictSettings) -> None:
+    if settings.blend not in BLEND_MODES:
+        raise SettingsError(f"--blend {settings.blend!r}: use one of {', '.join(BLEND_MODES)}")
+    if settings.precision not in _PRECISIONS:
+        raise SettingsError(f"--precision {settings.precision!r}: use one of {', '.join(_PRECISIONS)}")
+    for name, least in (("batch", 1), ("workers", 1), ("max_memory", 1)):
+        value = getattr(settings, name)
+        if value is not None and value < least:
+            raise SettingsError(f"--{name.replace('_', '-')} {value} is less than {least}")
+    if settings.gsd is not None and settings.gsd <= 0:
+        raise SettingsError(f"--gsd {settings.gsd:g} is no pixel size in metres")
+    if settings.workers is not None and settings.scheduler is not None:
+        raise SettingsError("--workers starts a cluster and --scheduler joins one; give one of them")
+    if settings.threshold is not None and not 0 < settings.threshold < 1:
+        raise SettingsError(f"--threshold {settings.threshold:g} is not between 0 and 1")
+
+
+def _region(scene: Scene, settings: PredictSettings) -> tuple[Window, bytes | None]:
+    grid = scene.grid
+    region, aoi = grid.window, None
+    if settings.bbox is not None:
+        region = box_region(settings.bbox, grid)
+    if settings.aoi is not None:
+        area = read_aoi(settings.aoi, grid)
+        part = region_of(area, grid).intersection(region)
+        if part is None:
+            raise SettingsError("--bbox and --aoi have no pixel in common")
+        region, aoi = part, shapely.to_wkb(area)
+    return region, aoi
+
+
+def _tracing(
+    card: Card, settings: PredictSettings, measures: VectorSettings, grid: Grid, trace: bool
+) -> TraceSettings:
+    if settings.threshold is not None and not card.is_binary:
+        raise SettingsError(
+            f"--threshold is for two classes; the model {card.name!r} has {len(card.classes)} and takes "
+            "the most probable"
+        )
+    threshold = card.threshold if settings.threshold is None else settings.threshold
+    shared = len(card.foreground) > 1
+    tolerance = shared_tolerance(measures.simplify, grid) if shared else None
+    return TraceSettings(threshold, card.foreground, tolerance, trace)
+
+
+def _scene_warnings(scene: Scene, settings: PredictSettings, card: Card) -> list[str]:
+    warnings = scene.notes()
+    if settings.nodata is None:
+        value = blank_edge(scene)
+        if value is not None:
+            warnings.append(blank_warning(value))
+    if card.gsd is None and settings.gsd is None and scene.native.crs is not None:
+        warnings.append(f"the model {card.name!r} names no pixel size: the scene is read as it is")
+    return warnings
+
+
+def blank_warning(value: int) -> str:
+    """The warning about an undeclared blank area."""
+    return (
+        f"a blank area of value {value} is not declared as nodata and is predicted like ground; "
+        f"leave it out with --nodata {value}"
+    )
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _default_budget(workers: int) -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().total * DEFAULT_MEMORY_SHARE / workers)
+
+
+def _load(
+    scene: Scene, model: ModelFile, plan: Plan, settings: PredictSettings, budget: int
+) -> tuple[Load, int]:
+    """What a process will hold, and its lanes: as many as cores, and no more than a third of the budget's
+    memory for forward passes."""
+    card = model.card
+    activation = plan.tile[0] * plan.tile[1] * card.activation_bytes
+    batch = settings.batch or 1
+    lanes = max(1, cores() // (settings.workers or 1))
+    lanes = max(1, min(lanes, int(budget / 3 / (activation * batch))))
+    return (
+        Load(
+            scene.bands,
+            scene.dtype.itemsize,
+            card.channels,
+            # Weights are held in float32, and once more while they are loaded.
+            2 * model.bytes,
+            activation,
+            lanes,
+            batch,
+        ),
+        lanes,
+    )
+
+
+def _prediction_key(job: Job, scene: Scene) -> dict[str, Any]:
+    """Everything that decides the value of a pixel, in words that can be shown."""
+    region = job.plan.region
+    return {
+        "version": importlib.metadata.version("tilesegment"),
+        "input": scene_identity(scene),
+        "bands": list(job.scene.bands),
+        "nodata": job.scene.nodata,
+        "grid": [scene.grid.height, scene.grid.width],
+        "region": [region.row, region.col, region.height, region.width],
+        "aoi": None if job.aoi is None else hashlib.sha256(job.aoi).hexdigest(),
+        "range": [list(job.low), list(job.high)],
+        "model": job.model.sha256,
+        "tile": list(job.plan.tile),
+        "overlap": job.plan.overlap,
+        "blend": job.blend,
+        "engine": f"torch {importlib.metadata.version('torch')}",
+        "device": job.device,
+        "precision": job.precision,
+    }

@@ -1,0 +1,169 @@
+"""From the ledger to the outputs: mask, probability and polygons, each whole or not there at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilesegment.errors import OutputError
+from tilesegment.grid import Grid, Window
+from tilesegment.run.blockfile import BlockInfo, read_fragments, read_rows, write_block
+from tilesegment.run.job import Job, TraceSettings, trace_block
+from tilesegment.settings import VectorSettings
+from tilesegment.tiling.blend import NODATA
+from tilesegment.tiling.plan import Block, Plan
+from tilesegment.vector.clean import clean
+from tilesegment.vector.seams import Features, join
+from tilesegment.vector.trace import Fragments
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """The saved blocks of a run, read as if they were one raster.
+
+    path: the file of a block.
+    """
+
+    plan: Plan
+    tracing: TraceSettings
+    path: Callable[[Block], Path]
+
+    def classes(self, window: Window) -> NDArray[np.uint8]:
+        """Classes of a window of the working grid inside the plan's region."""
+        return self._read(window)[0]
+
+    def probability(self, window: Window) -> NDArray[np.uint8]:
+        """Probabilities, 0..254, of a window of the working grid inside the plan's region."""
+        return self._read(window)[1]
+
+    def _read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        classes = np.full((window.height, window.width), NODATA, np.uint8)
+        probability = classes.copy()
+        for block in self.plan.blocks:
+            part = block.window.intersection(window)
+            if part is None:
+                continue
+            inner = part.relative_to(block.window)
+            rows = read_rows(self.path(block), inner.row, inner.row_end)
+            cols = slice(inner.col, inner.col_end)
+            found = rows.probability[:, cols]
+            here = part.relative_to(window).slices
+            probability[here] = found
+            known = None if rows.classes is None else rows.classes[:, cols]
+            classes[here] = self.tracing.classes(known, found)
+        return classes, probability
+
+
+def retrace(job: Job, block: Block, path: Path, info: BlockInfo) -> BlockInfo:
+    """Trace a block's saved pixels again, with other vector settings; nothing is predicted."""
+    pixels = read_rows(path, 0, info.height)
+    fragments = trace_block(job.plan, block.window, pixels.classes, pixels.probability, job.tracing)
+    info = BlockInfo(**{**vars(info), "trace_key": job.tracing.key})
+    write_block(path, info, pixels, fragments)
+    return info
+
+
+def whole_features(
+    plan: Plan, load: Callable[[int], Fragments], grid: Grid, settings: VectorSettings
+) -> Iterator[Features]:
+    """The polygons of all blocks: joined, then cleaned, in batches in the order of their id."""
+    rows: dict[int, list[int]] = {}
+    for block in plan.blocks:
+        rows.setdefault(block.window.row_end, []).append(block.index)
+    groups = [(numbers, end * plan.width) for end, numbers in sorted(rows.items())]
+    for features in join(load, groups, settings.connectivity):
+        yield clean(features, grid, settings.min_area, settings.simplify, settings.fill_holes)
+
+
+def fragments_loader(plan: Plan, path: Callable[[Block], Path]) -> Callable[[int], Fragments]:
+    """Reads a block's fragments by its number."""
+    return lambda number: read_fragments(path(plan.blocks[number]))
+
+
+def output_window(working: Grid, region: Window, native: Grid, match_input: bool) -> Window:
+    """The part of the output's grid that a region of the working grid covers: pixels whose centre lies in
+    it. The output's grid is the working grid, or the input's own with `match_input`."""
+    if not match_input:
+        return region
+    row, row_end = _matched(region.row, region.row_end, working.height, native.height)
+    col, col_end = _matched(region.col, region.col_end, working.width, native.width)
+    return Window(row, col, row_end - row, col_end - col)
+
+
+def on_output_grid(
+    read: Callable[[Window], NDArray[np.uint8]],
+    working: Grid,
+    region: Window,
+    native: Grid,
+    match_input: bool,
+) -> Callable[[Window], NDArray[np.uint8]]:
+    """A reader in windows of the output, from one in windows of the working grid. With `match_input`
+    each of the input's pixels takes the working pixel at its centre; exact for any georeference, as both
+    grids share one affine frame."""
+    target = output_window(working, region, native, match_input)
+    if not match_input:
+        return lambda w: read(Window(w.row + target.row, w.col + target.col, w.height, w.width))
+
+    def matched(window: Window) -> NDArray[np.uint8]:
+        rows = _centres(window.row + target.row, window.height, native.height, working.height)
+        cols = _centres(window.col + target.col, window.width, native.width, working.width)
+        source = Window(rows[0], cols[0], rows[-1] - rows[0] + 1, cols[-1] - cols[0] + 1)
+        return read(source)[np.ix_(rows - rows[0], cols - cols[0])]
+
+    return matched
+
+
+def _centres(begin: int, count: int, size: int, other: int) -> NDArray[np.int64]:
+    """The pixels of an axis of `other` pixels under the centres of [begin, begin + count) of `size`."""
+    return ((2 * np.arange(begin, begin + count, dtype=np.int64) + 1) * other) // (2 * size)
+
+
+def _matched(begin: int, end: int, size: int, other: int) -> tuple[int, int]:
+    """The pixels of an axis of `other` pixels whose centres fall into [begin, end) of `size`."""
+    centres = _centres(0, other, other, size)
+    first, last = np.searchsorted(centres, [begin, end])
+    return int(first), max(int(first) + 1, int(last))
+
+
+def temporary_for(path: Path) -> Path:
+    """Where an output is written before it takes its name: beside it, so that renaming is atomic, and
+    with its extension, which drivers look at. A killed run leaves one at most, and the next replaces it."""
+    return path.with_name(f".{path.stem}.incomplete{path.suffix}")
+
+
+def sidecars(path: Path) -> list[Path]:
+    """The files of an output, itself last: a Shapefile has several."""
+    if path.suffix.lower() != ".shp":
+        return [path]
+    found = sorted(p for p in path.parent.glob(f"{_escaped(path.stem)}.*") if p.stem == path.stem)
+    return [*(p for p in found if p != path), path]
+
+
+def discard(path: Path) -> None:
+    """Remove an output's temporary files, if there are any."""
+    for file in sidecars(path):
+        file.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a complete output its name. Raises OutputError where the folder refuses."""
+    try:
+        for file in sidecars(temporary):
+            _flush(file)
+            os.replace(file, path.with_name(path.stem + file.name.removeprefix(temporary.stem)))
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb+") as handle:
+        os.fsync(handle.fileno())
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in text)

@@ -1,0 +1,68 @@
+"""Provenance: what an output says of itself, and the record beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import platform
+from typing import Any
+
+from tilesegment.model.store import ModelFile
+from tilesegment.run.blockfile import BlockInfo
+from tilesegment.settings import Measure, PredictSettings
+
+_PACKAGES = ("rasterio", "numpy", "shapely", "pyogrio", "torch", "segmentation-models-pytorch")
+
+
+def software() -> str:
+    """`tilesegment VERSION`."""
+    return f"tilesegment {importlib.metadata.version('tilesegment')}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, GDAL and the packages that decide a result."""
+    import rasterio
+
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), "gdal": rasterio.__gdal_version__, **found}
+
+
+def provenance(path: str, model: ModelFile, settings: dict[str, Any]) -> dict[str, str]:
+    """Short texts that are written into an output's own metadata."""
+    shown = "; ".join(f"{name}={value}" for name, value in settings.items() if value not in (None, ()))
+    return {
+        "software": software(),
+        "model": model.name,
+        "model_sha256": model.sha256,
+        "input": path,
+        "settings": shown,
+    }
+
+
+def plain_settings(settings: PredictSettings) -> dict[str, Any]:
+    """The settings in values that YAML and JSON can hold, under the flags' names."""
+    result: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            for inner in dataclasses.fields(value):
+                found = getattr(value, inner.name)
+                result[inner.name] = str(found) if isinstance(found, Measure) else found
+        else:
+            result[field.name] = value
+    return result
+
+
+def stage_seconds(infos: list[BlockInfo]) -> dict[str, float]:
+    """Seconds by stage, summed over the blocks that this run predicted."""
+    total: dict[str, float] = {}
+    for info in infos:
+        for stage, seconds in info.seconds.items():
+            total[stage] = round(total.get(stage, 0.0) + seconds, 3)
+    return total
+
+
+def now() -> str:
+    """The time in ISO 8601, UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,1 @@
+"""Pure planning and blending: integers and arrays, no files and no models."""

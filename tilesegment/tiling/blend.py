@@ -1,0 +1,121 @@
+"""Weighted blending of overlapping tiles in a strip, in whole numbers.
+
+Probabilities are counted in 1/16256 and weights in whole steps, so a blended value is a quotient of two
+exact integer sums: the same whatever the order of the tiles, and exactly the model's own value wherever
+the overlapping tiles agree. A constant model therefore gives a constant scene, to the last pixel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilesegment.errors import SettingsError
+
+BlendMode = Literal["linear", "cosine", "gauss"]
+BLEND_MODES: tuple[BlendMode, ...] = ("linear", "cosine", "gauss")
+
+# Saved probabilities: 0..254 for 0..1; 255 is nodata.
+PROBABILITY_MAX = 254
+NODATA = 255
+# Finer steps inside the strip. Sums stay below 2**32: 16 tiles a pixel (overlap <= 3/4) times
+# weights of at most 63 * 63 times FINE_MAX is 1.03e9.
+_FINE = 64
+FINE_MAX = PROBABILITY_MAX * _FINE
+_WEIGHT_STEPS = 63
+
+
+def axis_weights(length: int, overlap: int, mode: BlendMode) -> NDArray[np.uint32]:
+    """Weights along one axis of a tile, (length,), from 1 to 63, symmetric; never zero, so a scene's rim,
+    covered by one tile alone, keeps its value.
+
+    linear: a ramp over the overlap; cosine: sin^2 over the overlap (with the neighbour's cos^2 a
+    partition of unity); gauss: exp(-x^2 / 2 s^2) with s = length / 4 over the whole tile.
+
+    Raises SettingsError for another mode.
+    """
+    inside = np.minimum(np.arange(length), np.arange(length)[::-1]) + 0.5
+    ramp = np.minimum(1.0, inside / max(overlap, 1))
+    if mode == "linear":
+        weights = ramp
+    elif mode == "cosine":
+        weights = np.sin(ramp * np.pi / 2) ** 2
+    elif mode == "gauss":
+        weights = np.exp(-(((length / 2 - inside) / (length / 4)) ** 2) / 2)
+    else:
+        raise SettingsError(f"unknown blend mode {mode!r}; use one of {', '.join(BLEND_MODES)}")
+    return np.maximum(1, np.rint(weights * _WEIGHT_STEPS)).astype(np.uint32)
+
+
+def tile_weights(tile: tuple[int, int], overlap: int, mode: BlendMode) -> NDArray[np.uint32]:
+    """Weights of a whole tile, (rows, columns)."""
+    return np.outer(axis_weights(tile[0], overlap, mode), axis_weights(tile[1], overlap, mode))
+
+
+def count_probability(probability: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Probabilities 0..1 as whole steps of 1/16256."""
+    return np.rint(probability * np.float32(FINE_MAX)).astype(np.uint32)
+
+
+@dataclass
+class Strip:
+    """Running sums over a band of rows as wide as a block.
+
+    Tiles are added row by row, left to right; `advance` gives back the rows that no later tile can
+    touch. Arrays: sums (channels, rows, columns) and weights (rows, columns), uint32.
+    """
+
+    weights: NDArray[np.uint32]
+    channels: int
+    width: int
+    top: int = 0
+
+    def __post_init__(self) -> None:
+        rows = self.weights.shape[0]
+        self._sums = np.zeros((self.channels, rows, self.width), np.uint32)
+        self._weight = np.zeros((rows, self.width), np.uint32)
+
+    def add(self, col: int, probability: NDArray[np.float32]) -> None:
+        """Add one tile's probabilities (channels, rows, columns) whose first column is `col` of the
+        strip and whose first row is `top`. Columns outside the strip are cut off."""
+        begin, end = max(col, 0), min(col + self.weights.shape[1], self.width)
+        part = slice(begin - col, end - col)
+        weights = self.weights[:, part]
+        self._weight[:, begin:end] += weights
+        counted = count_probability(probability[:, :, part])
+        counted *= weights
+        self._sums[:, :, begin:end] += counted
+
+    def advance(self, top: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Finish the rows from the present `top` to the new one: (class, probability), uint8 both, NODATA
+        where no tile was added. With one channel, class is 0 everywhere that was predicted and
+        probability is that of class 1: the threshold is applied later, by whoever needs it."""
+        rows = min(top - self.top, self._weight.shape[0])
+        classes, probability = _reduce(self._sums[:, :rows], self._weight[:rows])
+        for array in (self._sums, self._weight):
+            kept = array.shape[-2] - rows
+            array[..., :kept, :] = array[..., rows:, :].copy()
+            array[..., kept:, :] = 0
+        self.top = top
+        return classes, probability
+
+
+def _reduce(
+    sums: NDArray[np.uint32], weight: NDArray[np.uint32]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    if sums.shape[0] == 1:
+        classes = np.zeros(weight.shape, np.uint8)
+        winner = sums[0]
+    else:
+        # The first of equal classes wins, as in argmax everywhere.
+        classes = sums.argmax(axis=0).astype(np.uint8)
+        winner = sums.max(axis=0)
+    scale = np.maximum(weight, 1) * np.uint32(_FINE)
+    probability = ((winner + scale // 2) // scale).astype(np.uint8)
+    empty = weight == 0
+    classes[empty] = NODATA
+    probability[empty] = NODATA
+    return classes, probability

@@ -1,0 +1,135 @@
+"""Memory is known before the run: what a process needs, and the blocks that fit a budget.
+
+The figures are upper estimates; `benchmarks/memory.py` holds them against what a run really takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+from tilesegment.errors import MemoryBudgetError
+from tilesegment.tiling.plan import Block, Plan
+
+MB = 1_000_000
+# Interpreter, GDAL, PROJ, GEOS, Arrow and torch once imported, as resident bytes (measured: 0.90 GB).
+PROCESS_BYTES = 920 * MB
+GDAL_CACHE_BYTES = 96 * MB
+# Rows traced at a time. It bounds the tracer's arrays and has no influence on the polygons.
+TRACE_ROWS = 1024
+# Bytes a pixel while a band is traced: class, validity, probability, two running sums.
+TRACE_BYTES = 14
+# A block above this is cut even where memory allows more: it is what a killed run can lose.
+MOST_BLOCK_PIXELS = 128_000_000
+# A block below this is not worth its rim of tiles predicted twice.
+LEAST_BLOCK_PIXELS = 24_000_000
+MOST_RECOMPUTE = 1.05
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one process holds, independent of the scene's size.
+
+    bands, pixel_bytes: of the scene; channels: blended ones (1 for two classes).
+    model_bytes: weights in memory; activation_bytes: of one forward pass of one tile at its peak.
+    lanes: forward passes at the same time; batch: tiles in each.
+    """
+
+    bands: int
+    pixel_bytes: int
+    channels: int
+    model_bytes: int
+    activation_bytes: int
+    lanes: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process, by part."""
+
+    process: int
+    model: int
+    forward: int
+    strip: int
+    block: int
+    trace: int
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+def block_memory(plan: Plan, block: Block, load: Load) -> Memory:
+    """The memory that predicting `block` takes at its peak."""
+    tile_pixels = plan.tile[0] * plan.tile[1]
+    strip_pixels = plan.tile[0] * (len(block.tile_cols) * (plan.tile[1] - plan.overlap) + plan.overlap)
+    source = load.bands * load.pixel_bytes + 1
+    # A tile waits as raw values, float32 values and probabilities; two batches a lane are under way.
+    tile_bytes = tile_pixels * (source + 4 * load.bands + 4 * load.channels)
+    return Memory(
+        process=PROCESS_BYTES + GDAL_CACHE_BYTES,
+        model=load.model_bytes,
+        forward=load.lanes * load.batch * (load.activation_bytes + 2 * tile_bytes),
+        # The strip read, the strip read ahead and their join; sums of classes and weights.
+        strip=strip_pixels * (3 * source + 4 * load.channels + 4 + 8),
+        # Probability, what may be written, and the class where there are several.
+        block=block.window.area * (2 if load.channels == 1 else 3),
+        trace=min(TRACE_ROWS, block.window.height) * block.window.width * TRACE_BYTES,
+    )
+
+
+def worst_memory(plan: Plan, load: Load) -> Memory:
+    """The memory of the plan's largest block."""
+    return max((block_memory(plan, block, load) for block in plan.blocks), key=lambda m: m.total)
+
+
+def fit_blocks(plan: Plan, load: Load, budget: int, workers: int = 1) -> Plan:
+    """The plan with its blocks chosen: within `budget` bytes a process, and little predicted twice.
+
+    Among the cuts that fit, more blocks are better (they are what parallel workers share and what a
+    killed run keeps) up to 5 % of tiles predicted twice; beyond that the least recompute wins. There
+    are at least as many blocks as workers where the scene has the tiles for it.
+
+    Raises MemoryBudgetError where even the smallest block needs more.
+    """
+    region = plan.region
+    most_rows = len(plan.rows.cells(region.row, region.row_end))
+    most_cols = len(plan.cols.cells(region.col, region.col_end))
+    enough = min(workers, most_rows * most_cols)
+    best: tuple[tuple[bool, float], Plan] | None = None
+    for cols in _divisors(most_cols):
+        for rows in _divisors(most_rows):
+            candidate = replace(plan, block_rows=rows, block_cols=cols)
+            largest = max(block.window.area for block in candidate.blocks)
+            if rows * cols < enough or largest > MOST_BLOCK_PIXELS:
+                continue
+            if worst_memory(candidate, load).total > budget:
+                continue
+            recompute = candidate.recompute
+            cheap = recompute <= MOST_RECOMPUTE and (
+                rows * cols == enough or region.area / (rows * cols) >= LEAST_BLOCK_PIXELS
+            )
+            score = (not cheap, -rows * cols if cheap else recompute)
+            if best is None or score < best[0]:
+                best = (score, candidate)
+            if recompute > 2:
+                break
+    if best is not None:
+        return best[1]
+    smallest = replace(plan, block_rows=most_rows, block_cols=most_cols)
+    need = worst_memory(smallest, load).total
+    if need > budget:
+        raise MemoryBudgetError(
+            f"--max-memory {budget / 1e9:.2f}GB is less than the {need / 1e9:.2f}GB that the smallest "
+            "block of this model needs; give more, or a smaller --tile or --batch"
+        )
+    return smallest
+
+
+def _divisors(most: int) -> list[int]:
+    """Candidate numbers of parts, 1 to `most`: all small ones, then about 20 % apart."""
+    parts, result = 1, []
+    while parts < most:
+        result.append(parts)
+        parts = max(parts + 1, int(parts * 1.2))
+    return [*result, most]

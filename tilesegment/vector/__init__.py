@@ -1,0 +1,1 @@
+"""From class pixels to polygons: trace, join, clean, measure, write."""

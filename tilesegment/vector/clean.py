@@ -1,0 +1,85 @@
+"""Cleaning whole regions: holes, simplification, then the minimum area. Never before the join."""
+
+from __future__ import annotations
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from tilesegment.grid import Grid
+from tilesegment.settings import Measure
+from tilesegment.vector.rings import Geometries, Ragged, canonical
+from tilesegment.vector.seams import Features
+
+
+def pixel_metric(geometry: Geometries, grid: Grid) -> NDArray[np.float64]:
+    """The local map from pixels to metres at each geometry's middle, (n, 2, 2)."""
+    bounds = shapely.bounds(geometry)
+    middle = np.column_stack([bounds[:, [0, 2]].mean(axis=1), bounds[:, [1, 3]].mean(axis=1)])
+    return grid.metric_at(middle)
+
+
+def fill_holes(geometry: Geometries, below: Measure, metric: NDArray[np.float64]) -> Geometries:
+    """Polygons without the holes smaller than `below`."""
+    if below.value == 0 or not len(geometry):
+        return geometry
+    rings = Ragged.of(geometry)
+    hole = rings.is_hole()
+    if not hole.any():
+        return geometry
+    owner = rings.part_of_ring()
+    if rings.geoms is not None:
+        owner = np.repeat(np.arange(len(rings.geoms) - 1), np.diff(rings.geoms))[owner]
+    scale = np.ones(len(geometry)) if below.pixels else np.abs(np.linalg.det(metric))
+    small = hole & (np.abs(rings.signed_areas()) * scale[owner] < below.value)
+    return rings.without_rings(small).geometries()
+
+
+def simplify(geometry: Geometries, tolerance: Measure, metric: NDArray[np.float64]) -> Geometries:
+    """Outlines moved by no more than `tolerance`, valid, every vertex still a pixel corner.
+
+    Douglas-Peucker that keeps the topology of each geometry (GEOS's TopologyPreservingSimplifier), in
+    local metres, so that the tolerance means the same in every direction and CRS.
+    """
+    if tolerance.value == 0 or not len(geometry):
+        return geometry
+    if tolerance.pixels:
+        metric = np.broadcast_to(np.eye(2), metric.shape)
+    coords, index = shapely.get_coordinates(geometry, return_index=True)
+    local = shapely.set_coordinates(geometry.copy(), _apply(metric[index], coords))
+    local = shapely.simplify(local, tolerance.value, preserve_topology=True)
+    coords, index = shapely.get_coordinates(local, return_index=True)
+    # Vertices are left out, never moved: rounding restores the exact corners.
+    back = np.rint(_apply(np.linalg.inv(metric)[index], coords))
+    return canonical(shapely.set_coordinates(local, back))
+
+
+def areas(geometry: Geometries, unit: Measure, metric: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Areas in the unit of a measure: square pixels or square metres."""
+    scale = 1.0 if unit.pixels else np.abs(np.linalg.det(metric))
+    return np.asarray(shapely.area(geometry) * scale)
+
+
+def clean(
+    features: Features,
+    grid: Grid,
+    min_area: Measure,
+    tolerance: Measure,
+    holes: Measure,
+) -> Features:
+    """Whole regions as they are written: small holes filled, outlines simplified, small regions dropped.
+
+    Measures in metres need a grid with a CRS.
+    """
+    if not len(features):
+        return features
+    metric = pixel_metric(features.geometry, grid)
+    geometry = fill_holes(features.geometry, holes, metric)
+    geometry = simplify(geometry, tolerance, metric)
+    kept = (areas(geometry, min_area, metric) >= min_area.value) & ~shapely.is_empty(geometry)
+    cleaned = Features(geometry, features.value, features.pixels, features.total, features.first)
+    return cleaned[kept]
+
+
+def _apply(matrices: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.einsum("nij,nj->ni", matrices, points))

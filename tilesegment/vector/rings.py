@@ -1,0 +1,137 @@
+"""Rings as flat arrays: operations on the vertices of many polygons at once.
+
+Shapely's ragged layout is used: `coords` (n, 2) of closed rings, `rings` (r + 1) offsets into coords,
+`parts` (p + 1) offsets into rings, and for multipolygons `geoms` (g + 1) offsets into parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+Geometries = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Polygons or multipolygons as flat arrays; see the module's docstring."""
+
+    coords: NDArray[Any]
+    rings: IntArray
+    parts: IntArray
+    geoms: IntArray | None = None
+
+    @classmethod
+    def of(cls, geometries: Geometries) -> Ragged:
+        """The arrays of shapely polygons or multipolygons (n,)."""
+        if len(geometries) == 0:
+            return cls(np.empty((0, 2)), np.zeros(1, np.int64), np.zeros(1, np.int64))
+        _, coords, offsets = shapely.to_ragged_array(geometries, include_z=False)
+        return cls(coords, *(np.asarray(level, np.int64) for level in offsets))
+
+    def geometries(self) -> Geometries:
+        """Shapely polygons, or multipolygons where a level of `geoms` is given."""
+        kind, levels = shapely.GeometryType.POLYGON, (self.rings, self.parts)
+        if self.geoms is not None:
+            kind, levels = shapely.GeometryType.MULTIPOLYGON, (self.rings, self.parts, self.geoms)  # type: ignore[assignment]
+        coords = np.ascontiguousarray(self.coords, np.float64)
+        return np.asarray(shapely.from_ragged_array(kind, coords, levels))
+
+    def ring_of_vertex(self) -> IntArray:
+        return np.repeat(np.arange(len(self.rings) - 1), np.diff(self.rings))
+
+    def part_of_ring(self) -> IntArray:
+        return np.repeat(np.arange(len(self.parts) - 1), np.diff(self.parts))
+
+    def is_hole(self) -> NDArray[np.bool_]:
+        """For each ring, whether it is not the first of its polygon."""
+        hole = np.ones(len(self.rings) - 1, np.bool_)
+        hole[self.parts[:-1]] = False
+        return hole
+
+    def signed_areas(self) -> NDArray[np.float64]:
+        """The shoelace area of each ring, the integral of x dy: negative where it runs the other way."""
+        return ring_sums(self, _shoelace(self.coords))
+
+    def without_rings(self, drop: NDArray[np.bool_]) -> Ragged:
+        """The same polygons without some of their holes."""
+        keep_vertices = ~drop[self.ring_of_vertex()]
+        return Ragged(
+            self.coords[keep_vertices],
+            _offsets(np.diff(self.rings)[~drop]),
+            _offsets(np.bincount(self.part_of_ring()[~drop], minlength=len(self.parts) - 1)),
+            self.geoms,
+        )
+
+    def without_collinear(self) -> Ragged:
+        """Without the vertices that lie on the straight line between their neighbours; exact for whole
+        numbers. What is left after joining at a seam, or where a tracer happened to start."""
+        starts, ends = self.rings[:-1], self.rings[1:]
+        before = self._neighbours(-1)
+        after = self._neighbours(1)
+        cross = (self.coords[:, 0] - before[:, 0]) * (after[:, 1] - self.coords[:, 1]) - (
+            self.coords[:, 1] - before[:, 1]
+        ) * (after[:, 0] - self.coords[:, 0])
+        keep = cross != 0
+        # The closing vertex stands for the first one; it is put back below, from the first that stays.
+        keep[ends - 1] = False
+        counts = np.add.reduceat(keep, starts) if len(starts) else np.zeros(0, np.int64)
+        kept = self.coords[keep]
+        new_rings = _offsets(counts + 1)
+        coords = np.empty((new_rings[-1], 2), self.coords.dtype)
+        closing = np.zeros(len(coords), np.bool_)
+        closing[new_rings[1:] - 1] = True
+        coords[~closing] = kept
+        coords[closing] = coords[new_rings[:-1]]
+        return Ragged(coords, new_rings, self.parts, self.geoms)
+
+    def _neighbours(self, step: int) -> NDArray[Any]:
+        """For each vertex the one before (-1) or after (1) it in its ring, around the closing point."""
+        index = np.arange(len(self.coords)) + step
+        starts, ends = self.rings[:-1], self.rings[1:]
+        if step < 0:
+            index[starts] = ends - 2
+        else:
+            index[ends - 1] = starts + 1
+        neighbours: NDArray[Any] = self.coords[index]
+        return neighbours
+
+
+def ring_sums(rings: Ragged, edge_values: NDArray[Any]) -> NDArray[Any]:
+    """Sums of a value of each edge over each ring. edge_values: (vertices - 1,), one for the step from
+    each vertex to the next; steps from one ring to another are left out."""
+    values = np.append(edge_values, np.zeros(1, edge_values.dtype))
+    values[rings.rings[1:] - 1] = 0
+    if len(rings.rings) == 1:
+        return np.zeros(0, values.dtype)
+    # The dtype is kept: sums of unsigned numbers may wrap around on purpose.
+    return np.add.reduceat(values, rings.rings[:-1], dtype=values.dtype)
+
+
+def _shoelace(coords: NDArray[Any]) -> NDArray[np.float64]:
+    x, y = coords[:, 0].astype(np.float64), coords[:, 1].astype(np.float64)
+    return (x[:-1] * y[1:] - x[1:] * y[:-1]) / 2
+
+
+def _offsets(counts: NDArray[Any]) -> IntArray:
+    result = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=result[1:])
+    return result
+
+
+def canonical(geometries: Geometries) -> Geometries:
+    """The one way to write each polygon down: valid, without collinear vertices, rings in a fixed order
+    from a fixed start. Two equal point sets on the pixel grid become equal vertex by vertex."""
+    cleaned = Ragged.of(geometries).without_collinear().geometries()
+    invalid = ~shapely.is_valid(cleaned)
+    if invalid.any():
+        # A tracer writes a hole that touches the outline at a corner as part of the outline.
+        repaired = shapely.make_valid(cleaned[invalid], method="structure", keep_collapsed=False)
+        cleaned = cleaned.astype(object)
+        cleaned[invalid] = Ragged.of(np.asarray(repaired)).without_collinear().geometries()
+    return np.asarray(shapely.normalize(cleaned))

@@ -1,0 +1,247 @@
+"""Tracing: class pixels of one window to polygon fragments with their pixel statistics.
+
+Statistics come from the outlines alone. The area is the shoelace sum, and the sum of probabilities
+follows from Green's theorem on the grid: with I[y, x] the sum of all values above row y and left of
+column x, the sum inside a ring is that of I[y1, x] - I[y0, x] over its vertical edges. No pixel is
+labelled and none is visited twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from itertools import chain
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from tilesegment.grid import Window
+from tilesegment.tiling.blend import NODATA
+from tilesegment.vector.rings import IntArray, Ragged, ring_sums
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """Polygons of one traced window, or of several, as flat arrays in whole pixel coordinates.
+
+    value: class of each; pixels: how many; total: sum of their probabilities (0..254 each);
+    first: linear index (row * width of the grid + column) of the topmost, then leftmost pixel;
+    coords, rings, parts: the outlines (see `rings`).
+    runs: (r, 6) edges on the window's border: (1 vertical or 0 horizontal, line, 1 on the line's right or
+    lower side, from, to, fragment).
+    """
+
+    value: IntArray
+    pixels: IntArray
+    total: IntArray
+    first: IntArray
+    coords: IntArray
+    rings: IntArray
+    parts: IntArray
+    runs: IntArray
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    @property
+    def outlines(self) -> Ragged:
+        return Ragged(self.coords, self.rings, self.parts)
+
+    @classmethod
+    def concatenate(cls, pieces: list[Fragments]) -> Fragments:
+        """The fragments of several windows in one value, fragment numbers of the runs counted on."""
+        counts = np.cumsum([0, *(len(piece) for piece in pieces)])
+        runs = [p.runs + [0, 0, 0, 0, 0, n] for p, n in zip(pieces, counts, strict=False)]
+        joined = {
+            f.name: np.concatenate([getattr(piece, f.name) for piece in pieces])
+            for f in fields(cls)
+            if f.name not in ("rings", "parts", "runs")
+        }
+        return cls(
+            **joined,
+            rings=_chain_offsets([piece.rings for piece in pieces]),
+            parts=_chain_offsets([piece.parts for piece in pieces]),
+            runs=np.concatenate(runs),
+        )
+
+
+def trace(
+    classes: NDArray[np.integer],
+    probability: NDArray[np.uint8] | None,
+    window: Window,
+    grid_width: int,
+    mask: NDArray[np.bool_],
+) -> Fragments:
+    """The 4-connected regions of equal class of one window.
+
+    classes: (rows, columns) uint8, int16, uint16 or int32; probability: (rows, columns) 0..254 or None;
+    window: where they lie; grid_width: of the whole grid, for the first pixel's index;
+    mask: (rows, columns) True for the pixels to trace.
+    """
+    outlines, value = _outlines(classes, mask)
+    areas = np.abs(outlines.signed_areas())
+    hole = outlines.is_hole()
+    pixels = _part_sums(outlines, np.where(hole, -areas, areas))
+    total = np.zeros(len(value), np.int64)
+    if probability is not None and len(value):
+        total = _part_sums(outlines, _probability_sums(outlines, probability, hole))
+    shifted = outlines.coords + np.array([window.col, window.row])
+    outlines = Ragged(shifted, outlines.rings, outlines.parts)
+    return Fragments(
+        value=value,
+        pixels=np.rint(pixels).astype(np.int64),
+        total=total.astype(np.int64),
+        first=_first_pixels(outlines, grid_width),
+        coords=outlines.coords,
+        rings=outlines.rings,
+        parts=outlines.parts,
+        runs=_border_runs(outlines, window),
+    )
+
+
+def trace_simplified(
+    classes: NDArray[np.integer],
+    probability: NDArray[np.uint8] | None,
+    window: Window,
+    grid_width: int,
+    mask: NDArray[np.bool_],
+    tolerance: tuple[float, float],
+) -> Fragments:
+    """As `trace`, the outlines simplified together so that neighbours keep sharing theirs.
+
+    Everything in the window takes part, background and nodata too, and the window's border stays as it
+    is: neighbouring windows of a *fixed* lattice fit each other whatever blocks they came in.
+    tolerance: pixels of (rows, columns); an outline moves by about as much (Visvalingam-Whyatt on the
+    whole coverage, GEOS's CoverageSimplifier).
+    """
+    everything = trace(classes, probability, window, grid_width, np.ones(mask.shape, np.bool_))
+    scale = np.array([tolerance[1], tolerance[0]])
+    polygons = Ragged(everything.coords / scale, everything.rings, everything.parts).geometries()
+    polygons = shapely.coverage_simplify(_repaired(polygons), 1.0, simplify_boundary=False)
+    simplified = Ragged.of(np.asarray(polygons))
+    # Vertices are only left out, never moved, so rounding gives back the exact corners.
+    coords = np.rint(simplified.coords * scale).astype(np.int64)
+    wanted = mask[everything.first // grid_width - window.row, everything.first % grid_width - window.col]
+    outlines = _only_parts(Ragged(coords, simplified.rings, simplified.parts), wanted)
+    return Fragments(
+        value=everything.value[wanted],
+        pixels=everything.pixels[wanted],
+        total=everything.total[wanted],
+        first=everything.first[wanted],
+        coords=outlines.coords,
+        rings=outlines.rings,
+        parts=outlines.parts,
+        runs=_border_runs(outlines, window),
+    )
+
+
+def foreground_mask(classes: NDArray[np.integer], values: tuple[int, ...] | None) -> NDArray[np.bool_]:
+    """Pixels to trace: those of the given classes, or all but 0 and 255."""
+    if values is None:
+        return (classes != 0) & (classes != NODATA)
+    return np.isin(classes, values)
+
+
+def _outlines(classes: NDArray[np.integer], mask: NDArray[np.bool_]) -> tuple[Ragged, IntArray]:
+    """Outlines from GDAL's polygoniser, in the window's own pixel coordinates."""
+    from rasterio.features import shapes
+
+    rings: list[list[tuple[float, float]]] = []
+    values: list[int] = []
+    counts: list[int] = []
+    if mask.any():
+        for geometry, value in shapes(classes, mask, connectivity=4):
+            rings.extend(geometry["coordinates"])
+            counts.append(len(geometry["coordinates"]))
+            values.append(int(value))
+    lengths = np.fromiter(map(len, rings), np.int64, len(rings))
+    flat = chain.from_iterable(chain.from_iterable(rings))
+    coords = np.fromiter(flat, np.float64, 2 * int(lengths.sum())).reshape(-1, 2)
+    outlines = Ragged(
+        np.rint(coords).astype(np.int64),
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64),
+    )
+    return outlines, np.asarray(values, np.int64)
+
+
+def _probability_sums(
+    outlines: Ragged, probability: NDArray[np.uint8], hole: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """The sum of probabilities inside each ring, negative for holes."""
+    # Sums wrap around harmlessly as long as the largest result fits.
+    kind = np.uint32 if probability.size < 2**32 // 256 else np.uint64
+    integral = np.zeros((probability.shape[0] + 1, probability.shape[1] + 1), kind)
+    np.cumsum(probability, axis=0, dtype=kind, out=integral[1:, 1:])
+    np.cumsum(integral[1:, 1:], axis=1, out=integral[1:, 1:])
+    at_vertex = integral[outlines.coords[:, 1], outlines.coords[:, 0]]
+    x = outlines.coords[:, 0]
+    vertical = x[1:] == x[:-1]
+    steps = np.where(vertical, at_vertex[1:] - at_vertex[:-1], kind(0))
+    sums = ring_sums(outlines, steps)
+    clockwise = outlines.signed_areas() > 0
+    sums = np.where(clockwise, sums, kind(0) - sums).astype(np.int64)
+    return np.where(hole, -sums, sums)
+
+
+def _part_sums(outlines: Ragged, of_rings: NDArray[np.generic]) -> NDArray[np.generic]:
+    if len(outlines.parts) == 1:
+        return np.zeros(0, of_rings.dtype)
+    return np.asarray(np.add.reduceat(of_rings, outlines.parts[:-1]))
+
+
+def _first_pixels(outlines: Ragged, grid_width: int) -> IntArray:
+    """The corner that is topmost, then leftmost, is the outer corner of the first pixel."""
+    if len(outlines.parts) == 1:
+        return np.zeros(0, np.int64)
+    index = outlines.coords[:, 1] * grid_width + outlines.coords[:, 0]
+    return np.asarray(np.minimum.reduceat(index, outlines.rings[outlines.parts[:-1]]), np.int64)
+
+
+def _border_runs(outlines: Ragged, window: Window) -> IntArray:
+    """Edges on the four border lines of the window; see `Fragments.runs`."""
+    here, there = outlines.coords[:-1], outlines.coords[1:]
+    fragment = outlines.part_of_ring()[outlines.ring_of_vertex()]
+    inside = np.ones(max(0, len(outlines.coords) - 1), np.bool_)
+    inside[outlines.rings[1:-1] - 1] = False
+    found = []
+    for axis, line, side in (
+        (1, window.col, 1),
+        (1, window.col_end, 0),
+        (0, window.row, 1),
+        (0, window.row_end, 0),
+    ):
+        across = 1 - axis
+        hit = np.flatnonzero((here[:, across] == line) & (there[:, across] == line) & inside)
+        ends = np.sort(np.column_stack([here[hit, axis], there[hit, axis]]), axis=1)
+        head = np.broadcast_to([axis, line, side], (len(hit), 3))
+        found.append(np.column_stack([head, ends, fragment[hit]]))
+    return np.concatenate(found).astype(np.int64).reshape(-1, 6)
+
+
+def _repaired(polygons: NDArray[np.generic]) -> NDArray[np.generic]:
+    """A region whose outline touches itself at a corner, written as a polygon with a hole."""
+    invalid = ~shapely.is_valid(polygons)
+    if invalid.any():
+        polygons = polygons.astype(object)
+        polygons[invalid] = shapely.make_valid(polygons[invalid], method="structure", keep_collapsed=False)
+    return polygons
+
+
+def _only_parts(outlines: Ragged, wanted: NDArray[np.bool_]) -> Ragged:
+    geometries = outlines.geometries()[wanted]
+    kept = Ragged.of(geometries)
+    return Ragged(kept.coords.astype(np.int64), kept.rings, kept.parts)
+
+
+def _chain_offsets(levels: list[IntArray]) -> IntArray:
+    """Offset arrays of several pieces as one."""
+    return np.concatenate([[0], *_shifted(levels)]).astype(np.int64)
+
+
+def _shifted(levels: list[IntArray]) -> Iterator[IntArray]:
+    total = 0
+    for offsets in levels:
+        yield offsets[1:] + total
+        total += int(offsets[-1])

@@ -1,0 +1,274 @@
+"""Writing polygons: GeoPackage, GeoParquet, FlatGeobuf, GeoJSON and Shapefile, in Arrow batches."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+
+from tilesegment.errors import OutputError, SettingsError
+from tilesegment.grid import Grid
+from tilesegment.model.card import ModelClass
+from tilesegment.vector.attributes import attribute_columns
+from tilesegment.vector.rings import Geometries
+from tilesegment.vector.seams import Features
+
+DRIVERS = {
+    ".gpkg": "GPKG",
+    ".parquet": "Parquet",
+    ".geoparquet": "Parquet",
+    ".fgb": "FlatGeobuf",
+    ".geojson": "GeoJSON",
+    ".json": "GeoJSON",
+    ".geojsonl": "GeoJSONSeq",
+    ".shp": "ESRI Shapefile",
+}
+_CRS84 = "OGC:CRS84"
+# Shapefiles cut names after ten characters.
+_SHORT_NAMES = {"perimeter_m": "perim_m"}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A vector layer to be written.
+
+    grid: the working grid of the features; labels: classes by value; multi: write multipolygons;
+    metadata: provenance, written where the format has a place for it.
+    """
+
+    grid: Grid
+    labels: dict[int, ModelClass]
+    name: str
+    confidence: bool = True
+    multi: bool = False
+    dst_crs: str | None = None
+    options: tuple[tuple[str, str], ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def is_vector(path: str | Path) -> bool:
+    """Whether the extension is that of a vector format."""
+    return Path(path).suffix.lower() in DRIVERS
+
+
+def write_layer(path: Path, layer: Layer, batches: Iterator[Features]) -> int:
+    """Write all features to `path`, which must not exist; the number written.
+
+    Memory holds one batch at a time. Raises OutputError where the disk or the driver refuses.
+    """
+    driver = DRIVERS[path.suffix.lower()]
+    target = _target_crs(layer, driver)
+    counter = _Counter()
+    tables = counter.count(_record_batches(layer, target, driver, batches))
+    try:
+        if driver == "Parquet":
+            _write_parquet(path, layer, target, tables)
+        else:
+            _write_ogr(path, driver, layer, target, tables)
+            if driver == "GPKG":
+                _add_style(path, layer)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
+    return counter.rows
+
+
+class _Counter:
+    """Counts the rows that pass, and keeps the error that Arrow's stream would hide."""
+
+    rows = 0
+
+    def count(self, tables: Iterator[Any]) -> Iterator[Any]:
+        for table in tables:
+            self.rows += table.num_rows
+            yield table
+
+
+def _target_crs(layer: Layer, driver: str) -> str | None:
+    """The CRS of the file as WKT or authority code; GeoJSON is always longitude, latitude (RFC 7946)."""
+    if layer.grid.crs is None:
+        if layer.dst_crs is not None:
+            raise SettingsError("--dst-crs needs a scene with a CRS")
+        return None
+    if driver.startswith("GeoJSON"):
+        return _CRS84
+    return layer.dst_crs or layer.grid.crs
+
+
+def _record_batches(
+    layer: Layer, target: str | None, driver: str, batches: Iterator[Features]
+) -> Iterator[Any]:
+    import pyarrow as pa
+
+    schema = _schema(driver)
+    names = {value: entry.name for value, entry in layer.labels.items()}
+    for features in batches:
+        if not len(features):
+            continue
+        columns = attribute_columns(features, layer.grid, names, layer.confidence)
+        arrays = [pa.array(values, from_pandas=True) for values in columns.values()]
+        geometry = _to_crs(features.geometry, layer, target)
+        arrays.append(pa.array(shapely.to_wkb(geometry, byte_order=1)))
+        yield pa.RecordBatch.from_arrays(
+            [array.cast(kind) for array, kind in zip(arrays, schema.types, strict=True)], schema=schema
+        )
+
+
+def _schema(driver: str) -> Any:
+    import pyarrow as pa
+
+    kinds = {
+        "id": pa.int64(),
+        "class": pa.string(),
+        "area_m2": pa.float64(),
+        "perimeter_m": pa.float64(),
+        "confidence": pa.float64(),
+    }
+    if driver == "ESRI Shapefile":
+        kinds = {_SHORT_NAMES.get(name, name): kind for name, kind in kinds.items()}
+    fields = [pa.field(name, kind) for name, kind in kinds.items()]
+    wkb = {"ARROW:extension:name": "geoarrow.wkb"} if driver != "Parquet" else None
+    return pa.schema([*fields, pa.field("geometry", pa.binary(), metadata=wkb)])
+
+
+def _to_crs(geometry: Geometries, layer: Layer, target: str | None) -> Geometries:
+    """Pixel coordinates to the file's CRS; outlines counter-clockwise."""
+    world = shapely.transform(geometry, layer.grid.to_world)
+    if target is not None and target != layer.grid.crs:
+        world = shapely.transform(world, _projector(layer.grid.crs, target))
+    return np.asarray(shapely.orient_polygons(world))
+
+
+def _projector(source: str | None, target: str) -> Any:
+    from pyproj import Transformer
+    from pyproj.exceptions import ProjError
+
+    try:
+        transformer = Transformer.from_crs(source, target, always_xy=True)
+    except ProjError as error:
+        raise SettingsError(f"--dst-crs {target!r} is no known CRS") from error
+
+    def project(points: Any) -> Any:
+        return np.column_stack(transformer.transform(points[:, 0], points[:, 1]))
+
+    return project
+
+
+def _write_ogr(path: Path, driver: str, layer: Layer, target: str | None, tables: Any) -> None:
+    import pyarrow as pa
+    from pyogrio.errors import DataSourceError, FeatureError, FieldError, GeometryError
+    from pyogrio.raw import write_arrow
+
+    options = {"GeoJSON": {"RFC7946": "YES"}, "GPKG": {"GEOMETRY_NAME": "geom"}}.get(driver, {})
+    options = {**options, **{key.upper(): value for key, value in layer.options}}
+    # GeoJSON drivers reject a declared CRS beside RFC 7946's own; it is CRS84 already.
+    crs = None if driver.startswith("GeoJSON") else target
+    metadata = layer.metadata if driver in ("GPKG", "FlatGeobuf") else None
+    reader = pa.RecordBatchReader.from_batches(_schema(driver), tables)
+    try:
+        write_arrow(
+            reader,
+            str(path),
+            layer=layer.name,
+            driver=driver,
+            geometry_name="geometry",
+            geometry_type="MultiPolygon" if layer.multi else "Polygon",
+            crs=_wkt(crs),
+            layer_options=options,
+            layer_metadata=metadata if driver == "FlatGeobuf" else None,
+            dataset_metadata=metadata if driver == "GPKG" else None,
+        )
+    except (DataSourceError, FeatureError, FieldError, GeometryError) as error:
+        raise OutputError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
+
+
+def _write_parquet(path: Path, layer: Layer, target: str | None, tables: Any) -> None:
+    import pyarrow.parquet as pq
+
+    schema = _schema("Parquet")
+    geo = {
+        "version": "1.0.0",
+        "primary_column": "geometry",
+        "columns": {
+            "geometry": {
+                "encoding": "WKB",
+                "geometry_types": ["MultiPolygon" if layer.multi else "Polygon"],
+                "orientation": "counterclockwise",
+                "crs": _projjson(target),
+            }
+        },
+    }
+    metadata = {"geo": json.dumps(geo), **layer.metadata}
+    known = {key.lower(): value for key, value in layer.options}
+    try:
+        with pq.ParquetWriter(
+            str(path), schema.with_metadata(metadata), compression="zstd", **known
+        ) as writer:
+            for table in tables:
+                writer.write_batch(table)
+    except TypeError as error:
+        raise SettingsError(f"--lco: {str(error).split(') ')[-1]} (Parquet)") from error
+
+
+def _wkt(crs: str | None) -> str | None:
+    from pyproj import CRS
+
+    return None if crs is None else CRS.from_user_input(crs).to_wkt()
+
+
+def _projjson(crs: str | None) -> Any:
+    from pyproj import CRS
+
+    return None if crs is None else CRS.from_user_input(crs).to_json_dict()
+
+
+def layer_style(labels: dict[int, ModelClass]) -> str:
+    """A QGIS style (QML): outlines and light fills in the classes' colours."""
+    categories, symbols = [], []
+    for number, entry in enumerate(labels.values()):
+        name = entry.name.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+        red, green, blue = entry.colour
+        categories.append(f'<category render="true" symbol="{number}" value="{name}" label="{name}"/>')
+        symbols.append(
+            f'<symbol type="fill" name="{number}" alpha="1"><layer class="SimpleFill">'
+            f'<Option type="Map"><Option type="QString" name="color" value="{red},{green},{blue},90"/>'
+            f'<Option type="QString" name="outline_color" value="{red},{green},{blue},255"/>'
+            '<Option type="QString" name="outline_width" value="0.4"/>'
+            '<Option type="QString" name="style" value="solid"/></Option></layer></symbol>'
+        )
+    return (
+        '<!DOCTYPE qgis PUBLIC "http://mrcc.com/qgis.dtd" "SYSTEM"><qgis styleCategories="Symbology">'
+        '<renderer-v2 type="categorizedSymbol" attr="class" forceraster="0" enableorderby="0">'
+        f"<categories>{''.join(categories)}</categories><symbols>{''.join(symbols)}</symbols>"
+        "</renderer-v2></qgis>"
+    )
+
+
+def _add_style(path: Path, layer: Layer) -> None:
+    """QGIS reads the default style of a GeoPackage from its table `layer_styles`."""
+    with sqlite3.connect(path) as database:
+        database.execute(
+            "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, "
+            "f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256), "
+            "f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT, "
+            "useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30), "
+            "update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"
+        )
+        database.execute(
+            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
+            "f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner) "
+            "VALUES ('', '', ?, 'geom', 'classes', ?, '', 1, 'written by tilesegment', '')",
+            (layer.name, layer_style(layer.labels)),
+        )
+        database.execute(
+            "INSERT INTO gpkg_contents (table_name, data_type, identifier) "
+            "VALUES ('layer_styles', 'attributes', 'layer_styles')"
+        )
+    database.close()
