@@ -32,10 +32,12 @@ class Window:
 
     @property
     def row_end(self) -> int:
+        """The row behind the last one."""
         return self.row + self.height
 
     @property
     def col_end(self) -> int:
+        """The column behind the last one."""
         return self.col + self.width
 
     @property
@@ -45,6 +47,7 @@ class Window:
 
     @property
     def slices(self) -> tuple[slice, slice]:
+        """For indexing an array (rows, columns)."""
         return slice(self.row, self.row_end), slice(self.col, self.col_end)
 
     def intersection(self, other: Window) -> Window | None:
@@ -70,20 +73,22 @@ class Grid:
 
     @property
     def window(self) -> Window:
+        """All of it."""
         return Window(0, 0, self.height, self.width)
 
     def __getitem__(self, window: Window) -> Grid:
         """The georeference of a window."""
         shift = Affine.translation(window.col, window.row)
-        return Grid(self.crs, self.transform * shift, window.height, window.width)
+        return Grid(self.crs, self.transform @ shift, window.height, window.width)
 
     def resized(self, height: int, width: int) -> Grid:
         """The same extent in another number of pixels."""
         scale = Affine.scale(self.width / width, self.height / height)
-        return Grid(self.crs, self.transform * scale, height, width)
+        return Grid(self.crs, self.transform @ scale, height, width)
 
     @property
     def has_georeference(self) -> bool:
+        """Whether pixels have a place on the Earth."""
         return self.crs is not None
 
     def to_world(self, points: FloatArray) -> FloatArray:

@@ -98,6 +98,7 @@ class Card:
         return tuple(v for v, c in self.labels.items() if c.name.lower() not in background)
 
     def to_json(self) -> str:
+        """As `from_json` reads it."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod

@@ -40,6 +40,7 @@ class ModelFile:
 
     @property
     def bundled(self) -> bool:
+        """Whether it is part of the package."""
         return Path(self.path).parent == BUNDLED_FOLDER
 
 

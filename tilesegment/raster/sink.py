@@ -40,6 +40,7 @@ class Band:
 
     @property
     def resampling(self) -> Resampling:
+        """For overviews."""
         return Resampling.average if self.labels is None else Resampling.nearest
 
 

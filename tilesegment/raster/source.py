@@ -41,6 +41,7 @@ class SceneSpec:
     """How to open a scene, in values that travel to workers.
 
     shape: (rows, columns) of the working grid where it is not the scene's own.
+    raw: read a palette's indices and not its colours.
     """
 
     path: str
@@ -48,6 +49,7 @@ class SceneSpec:
     nodata: float | None = None
     shape: tuple[int, int] | None = None
     gdal: tuple[tuple[str, str], ...] = ()
+    raw: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def open_scene(
     nodata: float | None = None,
     gsd: float | None = None,
     gdal: tuple[tuple[str, str], ...] = (),
+    raw: bool = False,
 ) -> Scene:
     """Open a scene for reading on the grid that a model wants.
 
@@ -88,14 +91,16 @@ def open_scene(
     grey band is repeated; otherwise the first).
     nodata: a value that marks invalid pixels, in addition to the scene's own marks.
     gsd: metres a pixel to read at; a scene within 15 % of it is read as it is.
+    raw: read a palette's indices and not its colours, as class rasters need.
 
     Raises InputError where the file cannot be used, SettingsError where bands or nodata do not fit it.
     """
     name = os.fspath(path)
     with gdal_environment(gdal):
-        with _open(name, None) as (dataset, _):
-            chosen = _choose_bands(name, dataset, bands)
-            spec = SceneSpec(name, chosen, _fitting_nodata(name, dataset, nodata), None, gdal)
+        with _open(name, None, raw=True) as (dataset, _):
+            chosen = _choose_bands(name, dataset, bands, raw)
+            fitting = _fitting_nodata(name, dataset, nodata)
+            spec = SceneSpec(name, chosen, fitting, None, gdal, raw)
         scene = Scene(spec)
         shape = _working_shape(scene, gsd)
         if shape is not None:
@@ -112,7 +117,7 @@ class Scene:
 
     def __init__(self, spec: SceneSpec) -> None:
         self.spec = spec
-        self._opened = _open(spec.path, spec.nodata)
+        self._opened = _open(spec.path, spec.nodata, spec.raw)
         self._dataset, self._masks = self._opened.__enter__()
         self.native = _grid(self._dataset)
         self.grid = self.native if spec.shape is None else self.native.resized(*spec.shape)
@@ -120,6 +125,7 @@ class Scene:
         self._cells: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
 
     def close(self) -> None:
+        """Close the file."""
         self._opened.__exit__(None, None, None)
 
     def __enter__(self) -> Scene:
@@ -130,15 +136,19 @@ class Scene:
 
     @property
     def path(self) -> str:
+        """As it was given."""
         return self.spec.path
 
     @property
     def bands(self) -> int:
+        """Number of bands that are read."""
         return len(self.spec.bands)
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self._dataset.dtypes[self.spec.bands[0] - 1])
+        """Of the values as they are read."""
+        found: np.dtype[Any] = np.dtype(self._dataset.dtypes[self.spec.bands[0] - 1])
+        return found
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -147,7 +157,16 @@ class Scene:
 
     @property
     def has_overviews(self) -> bool:
+        """Whether decimated reads are cheap."""
         return bool(self._masks[0].overviews(1))
+
+    def colours(self) -> dict[int, tuple[int, int, int]]:
+        """The colour table of the first band that is read, by value; empty without one."""
+        try:
+            table = self._dataset.colormap(self.spec.bands[0])
+        except ValueError:
+            return {}
+        return {value: (red, green, blue) for value, (red, green, blue, _) in table.items()}
 
     def notes(self) -> list[str]:
         """What a user should know about how this scene is read; one line each."""
@@ -285,7 +304,7 @@ class _AlphaBand:
 
 
 @contextmanager
-def _open(path: str, nodata: float | None) -> Iterator[tuple[Any, list[Any]]]:
+def _open(path: str, nodata: float | None, raw: bool) -> Iterator[tuple[Any, list[Any]]]:
     """The dataset to read, and the datasets whose masks count."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -303,7 +322,7 @@ def _open(path: str, nodata: float | None) -> Iterator[tuple[Any, list[Any]]]:
             options = []
             if nodata is not None:
                 options.append(f"a_nodata={nodata:.17g}")
-            if original.colorinterp[0] == ColorInterp.palette:
+            if original.colorinterp[0] == ColorInterp.palette and not raw:
                 options.append("expand=rgb")
             if options:
                 dataset = rasterio.open(f"vrt://{_gdal_name(path)}?{'&'.join(options)}")
@@ -352,10 +371,10 @@ def _named_colours(dataset: Any) -> bool:
     )
 
 
-def _choose_bands(name: str, dataset: Any, wanted: int | tuple[int, ...]) -> tuple[int, ...]:
+def _choose_bands(name: str, dataset: Any, wanted: int | tuple[int, ...], raw: bool) -> tuple[int, ...]:
     if dataset.dtypes[0].startswith("complex"):
         raise InputError(f"{name}: complex values ({dataset.dtypes[0]}) are not an image")
-    palette = dataset.colorinterp[0] == ColorInterp.palette
+    palette = dataset.colorinterp[0] == ColorInterp.palette and not raw
     count = 3 if palette else dataset.count
     if isinstance(wanted, tuple):
         outside = [band for band in wanted if not 1 <= band <= count]
@@ -364,7 +383,7 @@ def _choose_bands(name: str, dataset: Any, wanted: int | tuple[int, ...]) -> tup
         return wanted
     if wanted == 3 and not palette and all(colour in dataset.colorinterp for colour in _COLOURS):
         return tuple(dataset.colorinterp.index(colour) + 1 for colour in _COLOURS)
-    usable = [band for band in range(1, count + 1)]
+    usable = list(range(1, count + 1))
     if not palette:
         usable = [b for b in usable if dataset.colorinterp[b - 1] != ColorInterp.alpha]
     if len(usable) >= wanted:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilesegment.errors import InputError, SettingsError
 from tilesegment.grid import Window
-from tilesegment.raster.source import Scene
+from tilesegment.raster.source import Pixels, Scene
 
 # Where a scene has no overviews: this many windows of this size, spread evenly, are looked at.
 _SAMPLES_A_SIDE = 8
@@ -71,7 +73,7 @@ def _percentiles(scene: Scene, low: float, high: float) -> tuple[tuple[float, ..
     return tuple(map(float, lows)), tuple(map(float, highs))
 
 
-def _samples(scene: Scene):  # type: ignore[no-untyped-def]
+def _samples(scene: Scene) -> Iterator[Pixels]:
     grid = scene.grid
     if scene.has_overviews or grid.window.area <= _SAMPLE_OVERVIEW**2:
         scale = max(1.0, max(grid.height, grid.width) / _SAMPLE_OVERVIEW)
@@ -90,18 +92,17 @@ def _spread(size: int) -> list[int]:
     return sorted({round(last * k / (_SAMPLES_A_SIDE - 1)) for k in range(_SAMPLES_A_SIDE)})
 
 
-def blank_value(values: NDArray[np.generic], valid: NDArray[np.bool_]) -> int | None:
-    """The value of a window that is all black or all white, else None: (bands, rows, columns) integers.
+def blank_value(values: NDArray[Any], valid: NDArray[np.bool_]) -> int | None:
+    """The value of a window that is wholly valid and all black or all white, else None.
 
-    White is the dtype's largest value, or for 16 bits whatever a whole window holds at 255 too.
+    values: (bands, rows, columns) integers; white is 255, or the dtype's largest value.
     """
-    if values.dtype.kind not in "ui" or not valid.any():
+    if values.dtype.kind not in "ui":
         return None
-    inside = values[:, valid]
-    first = inside.flat[0]
-    if int(first) not in (0, 255, int(np.iinfo(values.dtype).max)):
+    first = int(values.flat[0])
+    if first not in (0, 255, int(np.iinfo(values.dtype).max)) or not valid.all():
         return None
-    return int(first) if bool((inside == first).all()) else None
+    return first if bool((values == first).all()) else None
 
 
 def blank_edge(scene: Scene) -> int | None:

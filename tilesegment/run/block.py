@@ -45,6 +45,7 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Add the time that the body takes."""
         begin = time.perf_counter()
         try:
             yield
@@ -64,14 +65,16 @@ class TileRow:
     wanted: NDArray[np.bool_]
 
 
-def predict_block(task: BlockTask, device_index: int = 0) -> BlockInfo:
-    """Predict a block and save it at `task.path`; what happened."""
+def predict_block(
+    task: BlockTask, device_index: int = 0, tick: Callable[[], None] = lambda: None
+) -> BlockInfo:
+    """Predict a block and save it at `task.path`; what happened. `tick` is called for every tile."""
     job, block = task.job, task.block
     watch = Stopwatch()
     with _ONE_BLOCK, gdal_environment(job.scene.gdal), Scene(job.scene) as scene:
         with watch.stage("load"):
             predictor = _predictor(job, device_index)
-        pixels, counts = block_pixels(scene, predictor, job, block, watch)
+        pixels, counts = block_pixels(scene, predictor, job, block, watch, tick)
         with watch.stage("trace"):
             fragments = trace_block(job.plan, block.window, pixels.classes, pixels.probability, job.tracing)
         info = BlockInfo(
@@ -101,7 +104,12 @@ class Counts:
 
 
 def block_pixels(
-    scene: Scene, predictor: Predictor, job: Job, block: Block, watch: Stopwatch
+    scene: Scene,
+    predictor: Predictor,
+    job: Job,
+    block: Block,
+    watch: Stopwatch,
+    tick: Callable[[], None] = lambda: None,
 ) -> tuple[BlockPixels, Counts]:
     """The blended classes and probabilities of a block."""
     plan, window = job.plan, block.window
@@ -118,6 +126,7 @@ def block_pixels(
                 tile = _cut(row, plan.cols.start(col) - plan.cols.start(block.tile_cols[0]), plan.tile[1])
                 if tile is None:
                     counts.skipped += 1
+                    tick()
                     continue
                 if counts.blank is None:
                     counts.blank = blank_value(tile.values, tile.valid)
@@ -130,6 +139,7 @@ def block_pixels(
                 current += 1
                 result.put(strip.top, strip.advance(plan.rows.start(current)))
             strip.add(col, probability)
+        tick()
     with watch.stage("blend"):
         for index in range(current + 1, block.tile_rows[-1] + 1):
             result.put(strip.top, strip.advance(plan.rows.start(index)))
@@ -296,6 +306,3 @@ def load_predictor(job: Job, device_index: int) -> Predictor:
     from tilesegment.model.engines.torch import TorchPredictor
 
     return TorchPredictor(job.model, job.device, job.precision, job.batch, job.lanes, device_index)
-
-
-Work = Callable[[BlockTask], BlockInfo]

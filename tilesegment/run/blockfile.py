@@ -11,6 +11,7 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -59,26 +60,45 @@ def write_block(path: Path, info: BlockInfo, pixels: BlockPixels, fragments: Fra
 
     Raises OutputError where the disk is full or refuses.
     """
+
+    def members() -> Iterator[tuple[str, bytes]]:
+        yield "info.json", json.dumps(asdict(info)).encode()
+        for name, array in (("classes", pixels.classes), ("probability", pixels.probability)):
+            if array is not None:
+                for row in range(0, info.height, _ROWS):
+                    yield f"{name}/{row}", _packed(array[row : row + _ROWS])
+        yield from _fragment_members(fragments)
+
+    _write_archive(path, members())
+
+
+def write_fragments(path: Path, fragments: Fragments) -> None:
+    """Save fragments alone; `read_fragments` reads them. Raises OutputError."""
+    _write_archive(path, _fragment_members(fragments))
+
+
+def _fragment_members(fragments: Fragments) -> Iterator[tuple[str, bytes]]:
+    for part in fields(Fragments):
+        yield f"fragments/{part.name}", _packed(getattr(fragments, part.name))
+
+
+def _write_archive(path: Path, members: Iterator[tuple[str, bytes]]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                archive.writestr("info.json", json.dumps(asdict(info)))
-                for name, array in (
-                    ("classes", pixels.classes),
-                    ("probability", pixels.probability),
-                ):
-                    for row in range(0, info.height, _ROWS) if array is not None else ():
-                        archive.writestr(f"{name}/{row}", _packed(array[row : row + _ROWS]))
-                for part in fields(Fragments):
-                    archive.writestr(f"fragments/{part.name}", _packed(getattr(fragments, part.name)))
+                for name, data in members:
+                    archive.writestr(name, data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path.parent}: cannot save a block ({error.strerror or error})") from error
+        raise OutputError(
+            f"{path.parent}: cannot save a block ({error.strerror or error}); free the disk, then run "
+            "the same command again"
+        ) from error
 
 
 def check_block(path: Path) -> BlockInfo | None:

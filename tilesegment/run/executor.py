@@ -6,7 +6,7 @@ Both are the same loop over the same function; serial is the reference.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,10 +17,10 @@ from tilesegment.run.blockfile import BlockInfo
 from tilesegment.run.job import BlockTask
 
 
-def run_serial(tasks: Sequence[BlockTask]) -> Iterator[BlockInfo]:
-    """Predict the blocks one after the other."""
+def run_serial(tasks: Sequence[BlockTask], tick: Callable[[], None]) -> Iterator[BlockInfo]:
+    """Predict the blocks one after the other; `tick` is called for every tile."""
     for task in tasks:
-        yield predict_block(task)
+        yield predict_block(task, tick=tick)
 
 
 def run_dask(tasks: Sequence[BlockTask], workers: int | None, scheduler: str | None) -> Iterator[BlockInfo]:

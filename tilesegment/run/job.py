@@ -14,9 +14,8 @@ from tilesegment.grid import Window
 from tilesegment.model.store import ModelFile
 from tilesegment.raster.source import SceneSpec
 from tilesegment.tiling.blend import NODATA, PROBABILITY_MAX, BlendMode
-from tilesegment.tiling.memory import TRACE_ROWS
 from tilesegment.tiling.plan import Block, Plan
-from tilesegment.vector.trace import Fragments, trace, trace_simplified
+from tilesegment.vector.trace import Fragments, Traceable, trace_pieces
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class TraceSettings:
 
     @property
     def key(self) -> str:
+        """Equal for settings that give equal fragments."""
         return hashlib.sha256(json.dumps(list(vars(self).values())).encode()).hexdigest()[:16]
 
     def classes(
@@ -81,25 +81,6 @@ class BlockTask:
     path: str
 
 
-def trace_pieces(plan: Plan, window: Window, shared_outlines: bool) -> list[Window]:
-    """The windows that a block is traced in: bands of rows, or, where outlines are simplified together,
-    the cells of the lattice, which are the same whatever the blocks."""
-    if not shared_outlines:
-        return [
-            Window(row, window.col, min(TRACE_ROWS, window.row_end - row), window.width)
-            for row in range(window.row, window.row_end, TRACE_ROWS)
-        ]
-    pieces = []
-    for i in plan.rows.cells(window.row, window.row_end):
-        for j in plan.cols.cells(window.col, window.col_end):
-            row, col = plan.rows.cell_start(i), plan.cols.cell_start(j)
-            height, width = plan.rows.cell_start(i + 1) - row, plan.cols.cell_start(j + 1) - col
-            part = Window(row, col, height, width).intersection(window)
-            if part is not None:
-                pieces.append(part)
-    return pieces
-
-
 def trace_block(
     plan: Plan,
     window: Window,
@@ -107,26 +88,15 @@ def trace_block(
     probability: NDArray[np.uint8],
     settings: TraceSettings,
 ) -> Fragments:
-    """The fragments of a block from its saved pixels, (rows, columns) of `window`."""
-    pieces = []
-    shared = settings.tolerance is not None
-    for piece in trace_pieces(plan, window, shared) if settings.trace else ():
+    """The fragments of a block from its saved pixels, (rows, columns) of `window`; none where no polygons
+    are wanted."""
+
+    def read(piece: Window) -> Traceable:
         rows, cols = piece.relative_to(window).slices
         part = probability[rows, cols]
+        if not settings.trace:
+            return part, part, np.zeros(part.shape, np.bool_)
         values = settings.classes(None if classes is None else classes[rows, cols], part)
-        values = np.ascontiguousarray(values)
-        mask = np.isin(values, settings.values)
-        if settings.tolerance is None:
-            pieces.append(trace(values, part, piece, plan.width, mask))
-        else:
-            tolerance = settings.tolerance
-            pieces.append(trace_simplified(values, part, piece, plan.width, mask, tolerance))
-    if not pieces:
-        pieces = [_nothing(plan, window)]
-    return Fragments.concatenate(pieces)
+        return np.ascontiguousarray(values), part, np.isin(values, settings.values)
 
-
-def _nothing(plan: Plan, window: Window) -> Fragments:
-    empty = np.zeros((1, 1), np.uint8)
-    corner = Window(window.row, window.col, 1, 1)
-    return trace(empty, None, corner, plan.width, np.zeros((1, 1), np.bool_))
+    return trace_pieces(plan, window, read, settings.tolerance)

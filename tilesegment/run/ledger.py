@@ -41,6 +41,7 @@ class Ledger:
     notes: list[str] = field(default_factory=list)
 
     def path(self, block: Block) -> Path:
+        """The file of a block."""
         return self.folder / f"{block.name}.block"
 
     def finished(self, blocks: tuple[Block, ...]) -> dict[int, BlockInfo]:
@@ -83,6 +84,7 @@ class Ledger:
 
 
 def ledger_folder(output: Path) -> Path:
+    """`<output>.partial`."""
     return output.with_name(output.name + ".partial")
 
 

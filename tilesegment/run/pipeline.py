@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ from typing import Any
 from tilesegment.errors import OutputError, SettingsError
 from tilesegment.grid import Grid
 from tilesegment.raster.sink import Band, category_sidecar, is_raster, write_band
-from tilesegment.raster.source import gdal_environment, open_scene
+from tilesegment.raster.source import gdal_environment
 from tilesegment.raster.values import require_valid
 from tilesegment.report.overlay import write_overlay
 from tilesegment.run.blockfile import BlockInfo
@@ -43,8 +44,9 @@ from tilesegment.run.record import (
 from tilesegment.settings import PredictSettings
 from tilesegment.vector.write import DRIVERS, Layer, is_vector, write_layer
 
+# Is told how many tiles are done, and of how many.
 Progress = Callable[[int, int], None]
-Say = Callable[[str], None]
+_log = logging.getLogger("tilesegment")
 
 
 @dataclass(frozen=True)
@@ -58,19 +60,23 @@ class Outputs:
 
     @property
     def vector(self) -> Path | None:
+        """The file of polygons, if one is wanted."""
         return self.main if is_vector(self.main) else None
 
     @property
     def masks(self) -> list[Path]:
+        """The class rasters."""
         first = [] if is_vector(self.main) else [self.main]
         return first + ([self.mask] if self.mask is not None else [])
 
     @property
     def record(self) -> Path:
+        """The run record, beside the main output."""
         return self.main.with_name(self.main.name + ".json")
 
     @property
     def all(self) -> list[Path]:
+        """All but the record."""
         optional = [self.mask, self.probability, self.overlay]
         return [self.main, *(path for path in optional if path is not None)]
 
@@ -117,12 +123,11 @@ def run_predict(
     outputs: Outputs,
     settings: PredictSettings,
     *,
-    say: Say = lambda line: None,
     progress: Progress = lambda done, total: None,
 ) -> Run:
     """Predict a scene and write everything asked for; see `tilesegment.predict`.
 
-    say: is given warnings and notes, a line each; progress: (blocks done, blocks in all).
+    Warnings and notes go to the logger `tilesegment`, a line each.
     """
     begin = time.perf_counter()
     outputs.check(source)
@@ -133,14 +138,14 @@ def run_predict(
         prepared = prepare(source, settings, outputs.vector is not None, str(folder))
         warnings = list(prepared.warnings)
         for line in warnings:
-            say(f"warning: {line}")
+            _log.warning(line)
         ledger = stack.enter_context(open_ledger(outputs.main, prepared.key, settings.resume))
         _refuse_foreign(outputs, settings, ledger)
         prepared = prepared.with_blocks(ledger.fixed)
         ledger.fix(prepared.fixed)
-        found, fresh = _predict_missing(prepared, ledger, settings, say, progress)
+        found, fresh = _predict_missing(prepared, ledger, settings, progress)
         infos = list(found.values())
-        warnings += _late_warnings(infos, settings, warnings, say)
+        warnings += _late_warnings(infos, settings, warnings)
         with open_scene_again(prepared) as scene:
             require_valid(scene, sum(info.valid_pixels for info in infos))
         marks = provenance(source, prepared.job.model, plain_settings(settings))
@@ -166,33 +171,55 @@ def _predict_missing(
     prepared: Prepared,
     ledger: Ledger,
     settings: PredictSettings,
-    say: Say,
     progress: Progress,
 ) -> tuple[dict[int, BlockInfo], list[BlockInfo]]:
     """All blocks in the ledger: those found there, traced again where need be, and the rest predicted."""
     job = prepared.job
     blocks = job.plan.blocks
-    before = len(ledger.notes)
     found = ledger.finished(blocks)
-    for note in ledger.notes[:before] + ledger.notes[before:]:
-        say(note)
+    for note in ledger.notes:
+        _log.warning(note)
     for block in blocks:
         info = found.get(block.index)
         if info is not None and info.trace_key != job.tracing.key:
             found[block.index] = retrace(job, block, ledger.path(block), info)
     tasks = [BlockTask(job, block, str(ledger.path(block))) for block in blocks if block.index not in found]
-    indices = {task.block.name: task.block.index for task in tasks}
+    by_name = {task.block.name: task.block for task in tasks}
     fresh: list[BlockInfo] = []
-    progress(len(found), len(blocks))
+    total = job.plan.predicted_tiles
+    tiles = _Tally(total - sum(task.block.tiles for task in tasks), total, progress)
     if tasks and (settings.workers or settings.scheduler):
         done = run_dask(tasks, settings.workers, settings.scheduler)
     else:
-        done = run_serial(tasks)
+        done = run_serial(tasks, tiles.add)
     for info in done:
         fresh.append(info)
-        found[indices[info.name]] = info
-        progress(len(found), len(blocks))
+        block = by_name[info.name]
+        found[block.index] = info
+        tiles.finish(block.tiles)
     return dict(sorted(found.items())), fresh
+
+
+@dataclass
+class _Tally:
+    """Tiles done: counted one by one where they are seen, else when their block is."""
+
+    done: int
+    total: int
+    progress: Progress
+    seen: int = 0
+
+    def __post_init__(self) -> None:
+        self.progress(self.done, self.total)
+
+    def add(self) -> None:
+        self.seen += 1
+        self.progress(self.done + self.seen, self.total)
+
+    def finish(self, tiles: int) -> None:
+        self.done += tiles
+        self.seen = 0
+        self.progress(self.done, self.total)
 
 
 def _write_outputs(
@@ -283,16 +310,14 @@ def _refuse_foreign(outputs: Outputs, settings: PredictSettings, ledger: Ledger)
             raise OutputError(f"{path}: exists already; choose another name or give --overwrite")
 
 
-def _late_warnings(
-    infos: list[BlockInfo], settings: PredictSettings, said: list[str], say: Say
-) -> list[str]:
+def _late_warnings(infos: list[BlockInfo], settings: PredictSettings, said: list[str]) -> list[str]:
     """Blank tiles that only the prediction met."""
     values = {info.blank_value for info in infos if info.blank_value is not None}
     if settings.nodata is not None:
         return []
     late = [line for line in map(blank_warning, sorted(values)) if line not in said]
     for line in late:
-        say(f"warning: {line}")
+        _log.warning(line)
     return late
 
 

@@ -59,6 +59,7 @@ class Prepared:
 
     @property
     def fixed(self) -> dict[str, Any]:
+        """What every later run of the same ledger must use."""
         plan = self.job.plan
         return {"block_rows": plan.block_rows, "block_cols": plan.block_cols, "batch": self.job.batch}
 
@@ -134,7 +135,7 @@ def resolve_measures(
     if grid.crs is not None:
         return vector, []
     defaults = VectorSettings()
-    resolved: dict[str, Measure] = {}
+    resolved: dict[str, Any] = {}
     for name, power in (("min_area", 2), ("fill_holes", 2), ("simplify", 1)):
         measure: Measure = getattr(vector, name)
         if measure.pixels or measure.value == 0:

@@ -47,7 +47,7 @@ def axis_weights(length: int, overlap: int, mode: BlendMode) -> NDArray[np.uint3
         weights = np.exp(-(((length / 2 - inside) / (length / 4)) ** 2) / 2)
     else:
         raise SettingsError(f"unknown blend mode {mode!r}; use one of {', '.join(BLEND_MODES)}")
-    return np.maximum(1, np.rint(weights * _WEIGHT_STEPS)).astype(np.uint32)
+    return np.asarray(np.maximum(1, np.rint(weights * _WEIGHT_STEPS)), np.uint32)
 
 
 def tile_weights(tile: tuple[int, int], overlap: int, mode: BlendMode) -> NDArray[np.uint32]:
@@ -57,7 +57,7 @@ def tile_weights(tile: tuple[int, int], overlap: int, mode: BlendMode) -> NDArra
 
 def count_probability(probability: NDArray[np.float32]) -> NDArray[np.uint32]:
     """Probabilities 0..1 as whole steps of 1/16256."""
-    return np.rint(probability * np.float32(FINE_MAX)).astype(np.uint32)
+    return np.asarray(np.rint(probability * np.float32(FINE_MAX)), np.uint32)
 
 
 @dataclass

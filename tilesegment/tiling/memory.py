@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 from tilesegment.errors import MemoryBudgetError
-from tilesegment.tiling.plan import Block, Plan
+from tilesegment.tiling.plan import Plan
 
 MB = 1_000_000
 # Interpreter, GDAL, PROJ, GEOS, Arrow and torch once imported, as resident bytes (measured: 0.90 GB).
@@ -19,7 +19,7 @@ TRACE_ROWS = 1024
 # Bytes a pixel while a band is traced: class, validity, probability, two running sums.
 TRACE_BYTES = 14
 # A block above this is cut even where memory allows more: it is what a killed run can lose.
-MOST_BLOCK_PIXELS = 128_000_000
+MOST_BLOCK_PIXELS = 400_000_000
 # A block below this is not worth its rim of tiles predicted twice.
 LEAST_BLOCK_PIXELS = 24_000_000
 MOST_RECOMPUTE = 1.05
@@ -56,13 +56,17 @@ class Memory:
 
     @property
     def total(self) -> int:
+        """Sum of all parts."""
         return sum(getattr(self, field.name) for field in fields(self))
 
 
-def block_memory(plan: Plan, block: Block, load: Load) -> Memory:
-    """The memory that predicting `block` takes at its peak."""
+def worst_memory(plan: Plan, load: Load) -> Memory:
+    """The memory that predicting the plan's largest block takes at its peak."""
+    height = max(end - begin for begin, end, _ in plan.row_parts)
+    width = max(end - begin for begin, end, _ in plan.col_parts)
+    tile_cols = max(len(tiles) for _, _, tiles in plan.col_parts)
     tile_pixels = plan.tile[0] * plan.tile[1]
-    strip_pixels = plan.tile[0] * (len(block.tile_cols) * (plan.tile[1] - plan.overlap) + plan.overlap)
+    strip_pixels = plan.tile[0] * (tile_cols * (plan.tile[1] - plan.overlap) + plan.overlap)
     source = load.bands * load.pixel_bytes + 1
     # A tile waits as raw values, float32 values and probabilities; two batches a lane are under way.
     tile_bytes = tile_pixels * (source + 4 * load.bands + 4 * load.channels)
@@ -73,14 +77,9 @@ def block_memory(plan: Plan, block: Block, load: Load) -> Memory:
         # The strip read, the strip read ahead and their join; sums of classes and weights.
         strip=strip_pixels * (3 * source + 4 * load.channels + 4 + 8),
         # Probability, what may be written, and the class where there are several.
-        block=block.window.area * (2 if load.channels == 1 else 3),
-        trace=min(TRACE_ROWS, block.window.height) * block.window.width * TRACE_BYTES,
+        block=height * width * (2 if load.channels == 1 else 3),
+        trace=min(TRACE_ROWS, height) * width * TRACE_BYTES,
     )
-
-
-def worst_memory(plan: Plan, load: Load) -> Memory:
-    """The memory of the plan's largest block."""
-    return max((block_memory(plan, block, load) for block in plan.blocks), key=lambda m: m.total)
 
 
 def fit_blocks(plan: Plan, load: Load, budget: int, workers: int = 1) -> Plan:
@@ -100,8 +99,7 @@ def fit_blocks(plan: Plan, load: Load, budget: int, workers: int = 1) -> Plan:
     for cols in _divisors(most_cols):
         for rows in _divisors(most_rows):
             candidate = replace(plan, block_rows=rows, block_cols=cols)
-            largest = max(block.window.area for block in candidate.blocks)
-            if rows * cols < enough or largest > MOST_BLOCK_PIXELS:
+            if rows * cols < enough or region.area / (rows * cols) > MOST_BLOCK_PIXELS:
                 continue
             if worst_memory(candidate, load).total > budget:
                 continue

@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from tilesegment.errors import SettingsError
 from tilesegment.grid import Window
@@ -81,6 +82,7 @@ class Block:
 
     @property
     def tiles(self) -> int:
+        """Number of tiles to predict."""
         return len(self.tile_rows) * len(self.tile_cols)
 
     @property
@@ -119,10 +121,12 @@ class Plan:
 
     @cached_property
     def rows(self) -> Axis:
+        """The lattice from top to bottom."""
         return Axis(self.height, self.tile[0], self.tile[0] - self.overlap)
 
     @cached_property
     def cols(self) -> Axis:
+        """The lattice from left to right."""
         return Axis(self.width, self.tile[1], self.tile[1] - self.overlap)
 
     @cached_property
@@ -131,19 +135,21 @@ class Plan:
         return tuple(self._blocks())
 
     def _blocks(self) -> Iterator[Block]:
-        r = self.region
-        row_cuts = self.rows.cuts(r.row, r.row_end, self.block_rows)
-        col_cuts = self.cols.cuts(r.col, r.col_end, self.block_cols)
-        index = 0
-        for row, row_end in zip(row_cuts, row_cuts[1:], strict=False):
-            for col, col_end in zip(col_cuts, col_cuts[1:], strict=False):
-                yield Block(
-                    index,
-                    Window(row, col, row_end - row, col_end - col),
-                    self.rows.touching(row, row_end),
-                    self.cols.touching(col, col_end),
-                )
-                index += 1
+        for row_index, (row, row_end, tile_rows) in enumerate(self.row_parts):
+            for col_index, (col, col_end, tile_cols) in enumerate(self.col_parts):
+                index = row_index * len(self.col_parts) + col_index
+                window = Window(row, col, row_end - row, col_end - col)
+                yield Block(index, window, tile_rows, tile_cols)
+
+    @cached_property
+    def row_parts(self) -> list[tuple[int, int, range]]:
+        """First row, row behind the last one and rows of tiles of each row of blocks."""
+        return _parts(self.rows, self.region.row, self.region.row_end, self.block_rows)
+
+    @cached_property
+    def col_parts(self) -> list[tuple[int, int, range]]:
+        """First column, column behind the last one and columns of tiles of each column of blocks."""
+        return _parts(self.cols, self.region.col, self.region.col_end, self.block_cols)
 
     def tile_window(self, row: int, col: int) -> Window:
         """The window of a tile; it exceeds the scene only where the scene is smaller than a tile."""
@@ -158,9 +164,16 @@ class Plan:
     @cached_property
     def predicted_tiles(self) -> int:
         """Tiles predicted by all blocks, those at block edges counted each time."""
-        return sum(block.tiles for block in self.blocks)
+        # Every row of blocks has the same columns, so the sum over all blocks is a product.
+        rows = sum(len(tiles) for _, _, tiles in self.row_parts)
+        return rows * sum(len(tiles) for _, _, tiles in self.col_parts)
 
     @property
     def recompute(self) -> float:
         """Tiles predicted / distinct tiles: 1.0 is no work done twice."""
         return self.predicted_tiles / self.distinct_tiles
+
+
+def _parts(axis: Axis, begin: int, end: int, parts: int) -> list[tuple[int, int, range]]:
+    cuts = axis.cuts(begin, end, parts)
+    return [(first, last, axis.touching(first, last)) for first, last in pairwise(cuts)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import shapely
 from numpy.typing import NDArray
@@ -81,5 +83,5 @@ def clean(
     return cleaned[kept]
 
 
-def _apply(matrices: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
+def _apply(matrices: NDArray[Any], points: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(np.einsum("nij,nj->ni", matrices, points))

@@ -43,9 +43,11 @@ class Ragged:
         return np.asarray(shapely.from_ragged_array(kind, coords, levels))
 
     def ring_of_vertex(self) -> IntArray:
+        """The number of the ring of each vertex."""
         return np.repeat(np.arange(len(self.rings) - 1), np.diff(self.rings))
 
     def part_of_ring(self) -> IntArray:
+        """The number of the polygon of each ring."""
         return np.repeat(np.arange(len(self.parts) - 1), np.diff(self.parts))
 
     def is_hole(self) -> NDArray[np.bool_]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from tilesegment.vector.rings import Geometries, IntArray, Ragged, canonical
+from tilesegment.vector.rings import Geometries, IntArray, canonical
 from tilesegment.vector.trace import Fragments
 
 
@@ -44,6 +45,7 @@ class Features:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Features]) -> Features:
+        """All of them in one value, in order."""
         return cls(
             np.concatenate([p.geometry for p in parts]),
             np.concatenate([p.value for p in parts]),
@@ -93,7 +95,7 @@ def _first_pass(
         fragments = load(number)
         count = sum(sizes)
         sizes.append(len(fragments))
-        runs.append(fragments.runs + [0, 0, 0, 0, 0, count])
+        runs.append(fragments.renumbered_runs(count))
         values.append(fragments.value)
         if connectivity == 8:
             corners.extend((a + count, b + count) for a, b in _corner_contacts(fragments))
@@ -130,8 +132,7 @@ def _regions(
 
 def _pairs(contacts: IntArray, corners: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Pairs of fragments in contact, from both sources."""
-    for one, other in contacts.tolist():
-        yield one, other
+    yield from map(tuple, contacts.tolist())
     yield from corners
 
 
@@ -144,7 +145,7 @@ def _contacts(runs: IntArray, connectivity: int) -> IntArray:
     order = np.lexsort((runs[:, 3], keys))
     runs, keys = runs[order], keys[order]
     bounds = np.flatnonzero(np.diff(keys, prepend=-1, append=-1))
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for begin, end in pairwise(bounds.tolist()):
         line = runs[begin:end]
         before, after = line[line[:, 2] == 0], line[line[:, 2] == 1]
         if not len(before) or not len(after):
@@ -187,8 +188,6 @@ def _joined(
         here = slice(starts[number], starts[number] + len(fragments))
         parts.append(_single(fragments, shared[here], connectivity=4))
         names.append(region[here][shared[here]])
-    if not parts:
-        return _single(_no_fragments(), np.zeros(0, np.bool_), connectivity)
     pieces, name = Features.concatenate(parts), np.concatenate(names)
     order = np.argsort(name, kind="stable")
     pieces, name = pieces[order], name[order]
@@ -224,11 +223,4 @@ def _promoted(geometry: Geometries, connectivity: int) -> Geometries:
         return geometry
     return np.array(
         [g if g.geom_type == "MultiPolygon" else shapely.MultiPolygon([g]) for g in geometry], object
-    )
-
-
-def _no_fragments() -> Fragments:
-    none, zero = np.empty(0, np.int64), np.zeros(1, np.int64)
-    return Fragments(
-        none, none, none, none, np.empty((0, 2), np.int64), zero, zero, np.empty((0, 6), np.int64)
     )

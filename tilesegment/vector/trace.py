@@ -8,17 +8,22 @@ labelled and none is visited twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
 from tilesegment.grid import Window
-from tilesegment.tiling.blend import NODATA
+from tilesegment.tiling.memory import TRACE_ROWS
+from tilesegment.tiling.plan import Plan
 from tilesegment.vector.rings import IntArray, Ragged, ring_sums
+
+# Classes, probabilities (or None) and the mask of what to trace, (rows, columns) each.
+Traceable = tuple[NDArray[Any], NDArray[np.uint8] | None, NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,20 @@ class Fragments:
 
     @property
     def outlines(self) -> Ragged:
+        """The polygons in the shape of `rings`."""
         return Ragged(self.coords, self.rings, self.parts)
+
+    def renumbered_runs(self, start: int) -> IntArray:
+        """The runs with fragments counted from `start`."""
+        runs = self.runs.copy()
+        runs[:, 5] += start
+        return runs
 
     @classmethod
     def concatenate(cls, pieces: list[Fragments]) -> Fragments:
         """The fragments of several windows in one value, fragment numbers of the runs counted on."""
         counts = np.cumsum([0, *(len(piece) for piece in pieces)])
-        runs = [p.runs + [0, 0, 0, 0, 0, n] for p, n in zip(pieces, counts, strict=False)]
+        runs = [p.renumbered_runs(int(n)) for p, n in zip(pieces, counts, strict=False)]
         joined = {
             f.name: np.concatenate([getattr(piece, f.name) for piece in pieces])
             for f in fields(cls)
@@ -67,7 +79,7 @@ class Fragments:
 
 
 def trace(
-    classes: NDArray[np.integer],
+    classes: NDArray[Any],
     probability: NDArray[np.uint8] | None,
     window: Window,
     grid_width: int,
@@ -101,7 +113,7 @@ def trace(
 
 
 def trace_simplified(
-    classes: NDArray[np.integer],
+    classes: NDArray[Any],
     probability: NDArray[np.uint8] | None,
     window: Window,
     grid_width: int,
@@ -136,14 +148,52 @@ def trace_simplified(
     )
 
 
-def foreground_mask(classes: NDArray[np.integer], values: tuple[int, ...] | None) -> NDArray[np.bool_]:
-    """Pixels to trace: those of the given classes, or all but 0 and 255."""
-    if values is None:
-        return (classes != 0) & (classes != NODATA)
-    return np.isin(classes, values)
+def pieces_of(plan: Plan, window: Window, shared_outlines: bool) -> list[Window]:
+    """The windows that a block is traced in: bands of rows, or, where outlines are simplified together,
+    the cells of the lattice, which are the same whatever the blocks."""
+    if not shared_outlines:
+        return [
+            Window(row, window.col, min(TRACE_ROWS, window.row_end - row), window.width)
+            for row in range(window.row, window.row_end, TRACE_ROWS)
+        ]
+    pieces = []
+    for i in plan.rows.cells(window.row, window.row_end):
+        for j in plan.cols.cells(window.col, window.col_end):
+            row, col = plan.rows.cell_start(i), plan.cols.cell_start(j)
+            height, width = plan.rows.cell_start(i + 1) - row, plan.cols.cell_start(j + 1) - col
+            part = Window(row, col, height, width).intersection(window)
+            if part is not None:
+                pieces.append(part)
+    return pieces
 
 
-def _outlines(classes: NDArray[np.integer], mask: NDArray[np.bool_]) -> tuple[Ragged, IntArray]:
+def trace_pieces(
+    plan: Plan,
+    window: Window,
+    read: Callable[[Window], Traceable],
+    tolerance: tuple[float, float] | None,
+) -> Fragments:
+    """The fragments of a block. read: class, probability and mask of a piece of it; tolerance: as for
+    `trace_simplified`, None for exact outlines."""
+    traced = [_no_fragments()]
+    for piece in pieces_of(plan, window, tolerance is not None):
+        classes, probability, mask = read(piece)
+        if not mask.any():
+            continue
+        if tolerance is None:
+            traced.append(trace(classes, probability, piece, plan.width, mask))
+        else:
+            traced.append(trace_simplified(classes, probability, piece, plan.width, mask, tolerance))
+    return Fragments.concatenate(traced)
+
+
+def _no_fragments() -> Fragments:
+    none, zero = np.empty(0, np.int64), np.zeros(1, np.int64)
+    runs = np.empty((0, 6), np.int64)
+    return Fragments(none, none, none, none, np.empty((0, 2), np.int64), zero, zero, runs)
+
+
+def _outlines(classes: NDArray[Any], mask: NDArray[np.bool_]) -> tuple[Ragged, IntArray]:
     """Outlines from GDAL's polygoniser, in the window's own pixel coordinates."""
     from rasterio.features import shapes
 
@@ -185,7 +235,7 @@ def _probability_sums(
     return np.where(hole, -sums, sums)
 
 
-def _part_sums(outlines: Ragged, of_rings: NDArray[np.generic]) -> NDArray[np.generic]:
+def _part_sums(outlines: Ragged, of_rings: NDArray[Any]) -> NDArray[Any]:
     if len(outlines.parts) == 1:
         return np.zeros(0, of_rings.dtype)
     return np.asarray(np.add.reduceat(of_rings, outlines.parts[:-1]))
@@ -220,7 +270,7 @@ def _border_runs(outlines: Ragged, window: Window) -> IntArray:
     return np.concatenate(found).astype(np.int64).reshape(-1, 6)
 
 
-def _repaired(polygons: NDArray[np.generic]) -> NDArray[np.generic]:
+def _repaired(polygons: NDArray[Any]) -> NDArray[Any]:
     """A region whose outline touches itself at a corner, written as a polygon with a hole."""
     invalid = ~shapely.is_valid(polygons)
     if invalid.any():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from contextlib import AbstractContextManager, nullcontext
 
@@ -14,6 +13,7 @@ from tilesegment.errors import SettingsError
 from tilesegment.model.build import load_network
 from tilesegment.model.store import ModelFile
 
+_GPU_BATCH = 8
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -29,19 +29,20 @@ class TorchPredictor:
     """
 
     def __init__(
-        self, model: ModelFile, device: str, precision: str, batch: int, lanes: int, index: int = 0
+        self, model: ModelFile, device: str, precision: str, batch: int | None, lanes: int, index: int = 0
     ) -> None:
         self._device = _device(device, index)
         self._precision = _precision(precision, self._device)
-        self.batch = batch
+        self.batch = batch or (1 if self._device.type == "cpu" else _GPU_BATCH)
         self.lanes = lanes if self._device.type == "cpu" else 1
         self.name = f"torch {torch.__version__} {self._device.type} {self._precision}"
         self._classes = len(model.card.classes)
-        network = load_network(model).to(self._device, memory_format=torch.channels_last)
+        network = load_network(model).to(self._device).to(memory_format=torch.channels_last)
         self._network = network.requires_grad_(False)
         self._local = threading.local()
 
     def __call__(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Predictor`."""
         with torch.inference_mode(), self._autocast():
             batch = torch.from_numpy(tiles)
             if self._device.type != "cpu":
@@ -107,10 +108,3 @@ def _precision(name: str, device: torch.device) -> str:
     if device.type != "cuda":
         return "fp32"
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-
-
-def cpu_lanes() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -1,0 +1,50 @@
+"""Predictors without a network, for everything that does not need one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tilesegment.model.card import Card, ModelClass, default_colours
+from tilesegment.model.store import ModelFile
+
+
+def fake_card(classes: int = 2, **fields: object) -> Card:
+    names = ["background", *(f"class {k}" for k in range(1, classes))]
+    entries = tuple(ModelClass(n, c) for n, c in zip(names, default_colours(classes), strict=True))
+    values = {"gsd": 0.15, "tile": (32, 32), "overlap": 8, "mean": (0.0,) * 3, "std": (1.0,) * 3, **fields}
+    return Card("fake", "Unet", "resnet18", entries, **values)  # type: ignore[arg-type]
+
+
+def fake_model(classes: int = 2, **fields: object) -> ModelFile:
+    return ModelFile("fake", "/nowhere", "0" * 64, 1000, fake_card(classes, **fields))
+
+
+class Constant:
+    """Says the same of every pixel."""
+
+    name, batch, lanes = "constant", 3, 2
+
+    def __init__(self, probability: float | tuple[float, ...]) -> None:
+        self.values = np.atleast_1d(np.asarray(probability, np.float32))
+
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        shape = (len(tiles), len(self.values), *tiles.shape[-2:])
+        return np.broadcast_to(self.values[:, None, None], shape).astype(np.float32)
+
+
+class Wavy:
+    """Depends on each pixel, on the whole tile and on the place in it, as networks do."""
+
+    name, lanes = "wavy", 2
+
+    def __init__(self, channels: int = 1, batch: int = 1) -> None:
+        self.channels, self.batch, self.calls = channels, batch, 0
+
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        self.calls += len(tiles)
+        context = tiles.mean(axis=(1, 2, 3), keepdims=True)[:, 0]
+        place = np.linspace(0, 0.3, tiles.shape[-1], dtype=np.float32)[None, None]
+        base = tiles[:, 0] * 0.6 + context * 0.3 + place
+        waves = [np.sin((k + 1) * 3 * base + k) ** 2 for k in range(self.channels)]
+        result = np.stack(waves, axis=1).astype(np.float32)
+        return result if self.channels == 1 else result / result.sum(axis=1, keepdims=True)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tilesegment.errors import MemoryBudgetError, SettingsError
+from tilesegment.grid import Window
+from tilesegment.tiling.memory import Load, fit_blocks, worst_memory
+from tilesegment.tiling.plan import Axis, Plan
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    height, width = draw(st.integers(1, 90)), draw(st.integers(1, 90))
+    tile = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    overlap = draw(st.integers(0, int(min(tile) * 0.75)))
+    row, col = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
+    region = Window(row, col, draw(st.integers(1, height - row)), draw(st.integers(1, width - col)))
+    return Plan(height, width, region, tile, overlap, draw(st.integers(1, 9)), draw(st.integers(1, 9)))
+
+
+@given(plans())
+def test_blocks_partition_the_region(plan: Plan) -> None:
+    seen = np.zeros((plan.height, plan.width), int)
+    for block in plan.blocks:
+        seen[block.window.slices] += 1
+    expected = np.zeros_like(seen)
+    expected[plan.region.slices] = 1
+    np.testing.assert_array_equal(seen, expected)
+
+
+@given(plans())
+def test_a_block_lists_exactly_the_tiles_that_touch_it(plan: Plan) -> None:
+    for block in plan.blocks:
+        for axis, tiles, begin, end in (
+            (plan.rows, block.tile_rows, block.window.row, block.window.row_end),
+            (plan.cols, block.tile_cols, block.window.col, block.window.col_end),
+        ):
+            touching = [
+                k for k in range(axis.count) if axis.start(k) < end and axis.start(k) + axis.tile > begin
+            ]
+            assert list(tiles) == touching
+
+
+@given(st.integers(1, 300), st.integers(1, 64), st.data())
+def test_tiles_cover_the_axis_and_stay_inside(size: int, tile: int, data: st.DataObject) -> None:
+    step = data.draw(st.integers(max(1, tile // 4), tile))
+    axis = Axis(size, tile, step)
+    covered = np.zeros(size, bool)
+    for k in range(axis.count):
+        start = axis.start(k)
+        assert 0 <= start
+        assert start + tile <= max(size, tile)
+        covered[start : start + tile] = True
+    assert covered.all()
+    # Not one tile more than needed.
+    assert axis.count == 1 or (axis.count - 2) * step + tile < size
+
+
+def test_tiles_do_not_depend_on_blocks_or_region() -> None:
+    whole = Plan(1000, 900, Window(0, 0, 1000, 900), (128, 128), 32)
+    part = Plan(1000, 900, Window(300, 100, 50, 60), (128, 128), 32, 2, 2)
+    assert all(
+        part.tile_window(r, c) == whole.tile_window(r, c)
+        for block in part.blocks
+        for r in block.tile_rows
+        for c in block.tile_cols
+    )
+
+
+@pytest.mark.parametrize("overlap", [-1, 97, 200])
+def test_an_impossible_overlap_is_refused_with_the_possible_ones(overlap: int) -> None:
+    with pytest.raises(SettingsError, match="use 0 to 96"):
+        Plan(10, 10, Window(0, 0, 10, 10), (128, 128), overlap)
+
+
+LOAD = Load(3, 1, 1, 20_000_000, 100_000_000, 2, 1)
+
+
+def plan_of(height: int, width: int) -> Plan:
+    return Plan(height, width, Window(0, 0, height, width), (512, 512), 64)
+
+
+def test_few_wide_blocks_keep_the_recompute_small() -> None:
+    for height, width in [(8704, 11264), (17408, 22528), (40000, 40000), (300000, 200000)]:
+        fitted = fit_blocks(plan_of(height, width), LOAD, 3_000_000_000)
+        assert fitted.recompute <= 1.05, (height, width, fitted.recompute)
+        assert len(fitted.blocks) > 1
+
+
+@given(st.integers(1, 120_000), st.integers(1, 120_000), st.integers(1500, 8000))
+def test_memory_is_kept_or_refused(height: int, width: int, megabytes: int) -> None:
+    budget = megabytes * 1_000_000
+    try:
+        fitted = fit_blocks(plan_of(height, width), LOAD, budget)
+    except MemoryBudgetError:
+        return
+    assert worst_memory(fitted, LOAD).total <= budget
+
+
+def test_memory_does_not_grow_with_the_scene() -> None:
+    small, large = (
+        worst_memory(fit_blocks(plan_of(side, side), LOAD, 2_000_000_000), LOAD).total
+        for side in (20_000, 400_000)
+    )
+    assert large <= 2_000_000_000
+    assert large <= small * 1.3
+
+
+def test_too_little_memory_says_how_much_is_needed() -> None:
+    with pytest.raises(MemoryBudgetError, match=r"0\.50GB is less than the 1\.\d\dGB"):
+        fit_blocks(plan_of(9000, 9000), LOAD, 500_000_000)
+
+
+def test_every_worker_gets_a_block() -> None:
+    assert len(fit_blocks(plan_of(3000, 3000), LOAD, 8_000_000_000, workers=4).blocks) >= 4

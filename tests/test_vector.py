@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import shapely
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pyproj import CRS
+from rasterio.features import rasterize, shapes
+from shapely.geometry import shape
+
+from tilesegment.grid import Grid, Window
+from tilesegment.settings import Measure
+from tilesegment.tiling.blend import PROBABILITY_MAX
+from tilesegment.tiling.plan import Plan
+from tilesegment.vector.attributes import attribute_columns, ground_size
+from tilesegment.vector.clean import clean
+from tilesegment.vector.rings import Ragged
+from tilesegment.vector.seams import Features, join
+from tilesegment.vector.trace import Fragments, trace, trace_pieces
+
+
+def masks(most: int, values: int) -> st.SearchStrategy[np.ndarray]:
+    sides = st.tuples(st.integers(1, most), st.integers(1, most))
+    return sides.flatmap(lambda s: arrays(np.uint8, s, elements=st.integers(0, values)))
+
+
+def cut_at(size: int, cuts: list[int]) -> list[int]:
+    return sorted({0, size, *(cut % size for cut in cuts)})
+
+
+def joined(
+    mask: np.ndarray, probability: np.ndarray, rows: list[int], cols: list[int], connectivity: int
+) -> Features:
+    """Polygons of a mask that is traced in the windows between the given cuts."""
+    pieces, groups = [], []
+    for row, row_end in zip(rows, rows[1:], strict=False):
+        group = []
+        for col, col_end in zip(cols, cols[1:], strict=False):
+            window = Window(row, col, row_end - row, col_end - col)
+            part = np.ascontiguousarray(mask[window.slices])
+            group.append(len(pieces))
+            pieces.append(trace(part, probability[window.slices], window, mask.shape[1], part != 0))
+        groups.append((group, row_end * mask.shape[1]))
+    return Features.concatenate(list(join(lambda k: pieces[k], groups, connectivity)))
+
+
+def reference(mask: np.ndarray, connectivity: int) -> list[tuple[shapely.Geometry, int]]:
+    """GDAL's polygons of the whole mask, made valid."""
+    found = shapes(mask, mask != 0, connectivity=connectivity)
+    return [(shapely.make_valid(shape(geometry)), int(value)) for geometry, value in found]
+
+
+def in_order(pairs) -> list:
+    return sorted(pairs, key=lambda p: (p[0].bounds, p[0].area, p[1]))
+
+
+@pytest.mark.parametrize("connectivity", [4, 8])
+@given(
+    mask=masks(12, 2),
+    rows=st.lists(st.integers(0, 99), max_size=3),
+    cols=st.lists(st.integers(0, 99), max_size=3),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_polygons_of_blocks_joined_are_those_of_the_whole(mask, rows, cols, seed, connectivity) -> None:
+    probability = np.random.default_rng(seed).integers(0, 255, mask.shape).astype(np.uint8)
+    whole = joined(mask, probability, [0, mask.shape[0]], [0, mask.shape[1]], connectivity)
+    parts = joined(
+        mask, probability, cut_at(mask.shape[0], rows), cut_at(mask.shape[1], cols), connectivity
+    )
+    # Not one vertex, statistic or position differs.
+    assert [g.wkt for g in parts.geometry] == [g.wkt for g in whole.geometry]
+    for name in ("value", "pixels", "total", "first"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+    # And both are GDAL's.
+    mine = in_order(zip(parts.geometry, parts.value.tolist(), strict=True))
+    theirs = in_order(reference(mask, connectivity))
+    assert len(mine) == len(theirs)
+    for (one, value), (other, other_value) in zip(mine, theirs, strict=True):
+        assert value == other_value
+        assert one.is_valid
+        assert shapely.equals(one, other)
+
+
+@given(mask=masks(14, 1), seed=st.integers(0, 2**32 - 1))
+def test_statistics_are_those_of_the_pixels(mask, seed) -> None:
+    probability = np.random.default_rng(seed).integers(0, 255, mask.shape).astype(np.uint8)
+    height, width = mask.shape
+    features = joined(mask, probability, cut_at(height, [5]), cut_at(width, [3, 7]), 4)
+    assert features.pixels.sum() == (mask != 0).sum()
+    assert (np.diff(features.first) > 0).all()
+    for k, geometry in enumerate(features.geometry):
+        inside = rasterize([geometry], out_shape=mask.shape).astype(bool)
+        assert features.pixels[k] == inside.sum() == geometry.area
+        assert features.total[k] == probability[inside].sum()
+        assert features.first[k] == np.flatnonzero(inside)[0]
+
+
+def test_a_large_trace_sums_exactly() -> None:
+    probability = np.full((4200, 4100), 254, np.uint8)
+    mask = np.ones_like(probability)
+    traced = trace(mask, probability, Window(0, 0, *mask.shape), 4100, mask != 0)
+    assert traced.total.tolist() == [254 * mask.size]
+
+
+def multi_class(plan: Plan, mask: np.ndarray, tolerance: float) -> Features:
+    blocks = plan.blocks
+
+    def load(number: int) -> Fragments:
+        window = blocks[number].window
+
+        def read(piece: Window):
+            part = np.ascontiguousarray(mask[piece.slices])
+            return part, None, part != 0
+
+        return trace_pieces(plan, window, read, (tolerance, tolerance))
+
+    rows: dict[int, list[int]] = {}
+    for block in blocks:
+        rows.setdefault(block.window.row_end, []).append(block.index)
+    groups = [(numbers, end * plan.width) for end, numbers in sorted(rows.items())]
+    return Features.concatenate(list(join(load, groups)))
+
+
+def blobs(rng: np.random.Generator, height: int, width: int, classes: int) -> np.ndarray:
+    """A class mask with curved borders: the nearest of some random points."""
+    points = rng.random((25, 2)) * [height, width]
+    values = rng.integers(0, classes, 25)
+    row, col = np.mgrid[:height, :width]
+    distance = (row[..., None] - points[:, 0]) ** 2 + 2 * (col[..., None] - points[:, 1]) ** 2
+    return values[distance.argmin(axis=-1)].astype(np.uint8)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_several_classes_are_simplified_without_gaps_or_overlaps(seed: int) -> None:
+    mask = blobs(np.random.default_rng(seed), 150, 170, 5) + 1
+    whole = Plan(150, 170, Window(0, 0, 150, 170), (40, 40), 8)
+    simplified = multi_class(whole, mask, 2.0)
+    exact = multi_class(whole, mask, 1e-6)
+    assert shapely.is_valid(simplified.geometry).all()
+    vertices = shapely.get_num_coordinates(simplified.geometry).sum()
+    assert vertices < 0.6 * shapely.get_num_coordinates(exact.geometry).sum()
+    # No pixel is lost and none is counted twice: the areas sum to the union's and to the scene's.
+    union = shapely.union_all(simplified.geometry)
+    assert union.area == pytest.approx(mask.size, abs=1e-6)
+    assert shapely.area(simplified.geometry).sum() == pytest.approx(mask.size, abs=1e-6)
+    # And the blocks do not matter.
+    for rows, cols in [(2, 3), (4, 1)]:
+        other = Plan(150, 170, whole.region, (40, 40), 8, rows, cols)
+        again = multi_class(other, mask, 2.0)
+        assert [g.wkt for g in again.geometry] == [g.wkt for g in simplified.geometry]
+
+
+UTM = Grid(CRS("EPSG:32645").to_wkt(), Affine(0.5, 0, 500000, 0, -0.5, 3000000), 2000, 2000)
+NOTHING = Measure(0.0)
+
+
+def features_of(mask: np.ndarray) -> Features:
+    return joined(mask, np.full(mask.shape, 254, np.uint8), [0, mask.shape[0]], [0, mask.shape[1]], 4)
+
+
+def test_small_regions_are_dropped_by_their_ground_area() -> None:
+    mask = np.zeros((20, 20), np.uint8)
+    mask[2:4, 2:4] = 1  # 4 pixels of 0.25 m2: 1 m2
+    mask[10:14, 10:14] = 1  # 16 pixels: 4 m2
+    kept = clean(features_of(mask), UTM, Measure(2.0), NOTHING, NOTHING)
+    assert kept.pixels.tolist() == [16]
+    assert clean(features_of(mask), UTM, Measure(5, pixels=True), NOTHING, NOTHING).pixels.tolist() == [16]
+    assert len(clean(features_of(mask), UTM, Measure(0.9), NOTHING, NOTHING)) == 2
+
+
+def test_a_region_cut_by_a_block_edge_is_not_small() -> None:
+    mask = np.zeros((20, 20), np.uint8)
+    mask[8:12, 8:12] = 1
+    parts = joined(mask, mask, [0, 10, 20], [0, 10, 20], 4)
+    assert clean(parts, UTM, Measure(4, pixels=True), NOTHING, NOTHING).pixels.tolist() == [16]
+
+
+def test_holes_below_the_limit_are_filled_and_larger_ones_stay() -> None:
+    mask = np.ones((20, 20), np.uint8)
+    mask[2:4, 2:4] = 0  # 1 m2
+    mask[10:14, 10:14] = 0  # 4 m2
+    filled = clean(features_of(mask), UTM, NOTHING, NOTHING, Measure(2.0))
+    assert [len(g.interiors) for g in filled.geometry] == [1]
+    assert filled.geometry[0].area == 400 - 16
+
+
+@given(masks(25, 1), st.floats(0.1, 5))
+def test_simplified_outlines_are_valid_and_stay_within_the_tolerance(mask, tolerance) -> None:
+    exact = features_of(mask)
+    simplified = clean(exact, UTM, NOTHING, Measure(tolerance, pixels=True), NOTHING)
+    assert len(simplified) == len(exact)
+    for before, after in zip(exact.geometry, simplified.geometry, strict=True):
+        assert after.is_valid
+        corners = shapely.get_coordinates(after)
+        np.testing.assert_array_equal(corners, np.rint(corners))
+        assert shapely.hausdorff_distance(before.exterior, after.exterior) <= tolerance + 1e-9
+
+
+def test_a_diagonal_outline_loses_its_stairs() -> None:
+    mask = np.tri(30, dtype=np.uint8)
+    simple = clean(features_of(mask), UTM, NOTHING, Measure(1.0, pixels=True), NOTHING)
+    assert len(simple.geometry[0].exterior.coords) <= 6
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        ("EPSG:4326", Affine(4e-6, 0, 30, 0, -3e-6, 60)),
+        ("EPSG:3857", Affine(1, 0, 2e6, 0, -1, 8.4e6)),
+        ("EPSG:2263", Affine(2, 0, 980000, 0, -2, 200000)),
+        ("EPSG:32645", Affine(0.4, 0.3, 500000, 0.3, -0.4, 3000000)),
+        ("EPSG:32645", Affine(0.5, 0.2, 500000, 0, 0.5, 3000000)),
+    ],
+)
+def test_ground_sizes_are_the_geodesic_ones(crs: str, transform: Affine) -> None:
+    grid = Grid(CRS(crs).to_wkt(), transform, 500, 500)
+    hexagon = shapely.Polygon([(100, 100), (160, 90), (190, 130), (150, 190), (90, 170)])
+    area, perimeter = ground_size(np.array([hexagon]), grid)
+    lonlat = shapely.transform(shapely.segmentize(hexagon, 1.0), lambda p: grid.to_lonlat(grid.to_world(p)))
+    geod = CRS(crs).get_geod()
+    assert geod is not None
+    expected_area, expected_perimeter = geod.geometry_area_perimeter(lonlat)
+    assert area[0] == pytest.approx(abs(expected_area), rel=1e-4)
+    assert perimeter[0] == pytest.approx(expected_perimeter, rel=1e-4)
+
+
+def test_a_country_is_measured_on_the_ellipsoid() -> None:
+    # Ten by ten degrees with its corner on the equator: one metric for all of it would be 1 % off.
+    grid = Grid(CRS("EPSG:4326").to_wkt(), Affine(0.01, 0, 0, 0, -0.01, 10), 1000, 1000)
+    area, _ = ground_size(np.array([shapely.segmentize(shapely.box(0, 0, 1000, 1000), 1.0)]), grid)
+    a, e2 = 6378137.0, 0.00669437999014
+    e = e2**0.5
+    phi = np.radians(10)
+    q = np.sin(phi) / (1 - e2 * np.sin(phi) ** 2) + np.arctanh(e * np.sin(phi)) / e
+    band = np.radians(10) * a**2 * (1 - e2) / 2 * q
+    assert area[0] == pytest.approx(band, rel=1e-5)
+
+
+def test_columns() -> None:
+    mask = np.zeros((6, 8), np.uint8)
+    mask[2:4, 3:5] = 1
+    probability = np.where(mask, 127, 0).astype(np.uint8)
+    features = joined(mask, probability, [0, 3, 6], [0, 8], 4)
+    columns = attribute_columns(features, UTM, {1: "roof"}, True)
+    assert columns["id"].tolist() == [2 * 8 + 3 + 1]
+    assert columns["class"] == ["roof"]
+    assert columns["area_m2"][0] == pytest.approx(1.0, rel=1e-3)
+    assert columns["perimeter_m"][0] == pytest.approx(4.0, rel=1e-3)
+    assert columns["confidence"][0] == pytest.approx(127 / PROBABILITY_MAX, abs=1e-4)
+    without = Grid(None, Affine.identity(), 6, 8)
+    assert np.isnan(attribute_columns(features, without, {}, False)["area_m2"]).all()
+
+
+def test_holes_are_dropped_from_multipolygons_too() -> None:
+    ring = shapely.Point(0, 0).buffer(5).difference(shapely.Point(0, 0).buffer(1))
+    other = shapely.box(20, 20, 30, 30)
+    rings = Ragged.of(np.array([shapely.MultiPolygon([ring, other]), shapely.MultiPolygon([other])]))
+    plain = rings.without_rings(rings.is_hole()).geometries()
+    assert plain[0].area == pytest.approx(shapely.Polygon(ring.exterior).area + 100)
+    assert plain[1].equals(shapely.MultiPolygon([other]))

@@ -1,0 +1,6 @@
+"""`python -m tilesegment`."""
+
+from tilesegment.cli.main import main
+
+if __name__ == "__main__":
+    main()

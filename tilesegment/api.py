@@ -1,0 +1,131 @@
+"""The Python interface: the commands as functions, with the same settings and the same results."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tilesegment.errors import SettingsError
+from tilesegment.raster.source import Scene, open_scene
+from tilesegment.run.pipeline import Outputs, describe, run_predict
+from tilesegment.run.vectorize import vectorize_raster
+from tilesegment.settings import (
+    Measure,
+    PredictSettings,
+    VectorSettings,
+    nearest,
+    parse_bytes,
+    parse_tile,
+)
+
+__all__ = ["Scene", "open_scene", "plan", "predict", "vectorize"]
+
+_Path = str | os.PathLike[str]
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    "tile": parse_tile,
+    "max_memory": parse_bytes,
+    "min_area": Measure.parse,
+    "simplify": Measure.parse,
+    "fill_holes": Measure.parse,
+}
+
+
+def predict(
+    source: _Path,
+    output: _Path,
+    *,
+    mask: _Path | None = None,
+    probability: _Path | None = None,
+    overlay: _Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Predict a scene and write its polygons or mask; the run record, as beside the output.
+
+    source: anything GDAL opens. output: .gpkg .parquet .fgb .geojson .geojsonl .shp for polygons, .tif
+    for the mask; mask, probability (.tif) and overlay (.png) come from the same run.
+    progress: is called with (tiles done, tiles in all). settings: the options of `tilesegment predict`
+    under their names, such as `model`, `gsd`, `min_area`, `workers`, `overwrite`. With `workers`, call it
+    under `if __name__ == "__main__":`, since worker processes import the calling script.
+
+    Nothing is left under the outputs' names unless all went well; an interrupted call goes on where it
+    stopped when it is repeated. Raises `tilesegment.errors.TilesegmentError`.
+
+    >>> import tilesegment
+    >>> record = tilesegment.predict("scene.tif", "roofs.gpkg", min_area=4)   # doctest: +SKIP
+    >>> record["counts"]["polygons"]                                          # doctest: +SKIP
+    131
+    """
+    outputs = Outputs(
+        Path(output),
+        None if mask is None else Path(mask),
+        None if probability is None else Path(probability),
+        None if overlay is None else Path(overlay),
+    )
+    run = run_predict(os.fspath(source), outputs, predict_settings(settings), progress=progress)
+    return run.record
+
+
+def plan(source: _Path, **settings: Any) -> dict[str, Any]:
+    """What `predict` would do, without doing it: grid, blocks, tiles, recompute factor, memory in bytes.
+
+    >>> import tilesegment
+    >>> tilesegment.plan("scene.tif", max_memory="2GB")["tiles"]              # doctest: +SKIP
+    45
+    """
+    return describe(os.fspath(source), predict_settings(settings))
+
+
+def vectorize(source: _Path, output: _Path, **settings: Any) -> dict[str, Any]:
+    """Polygons of every class but 0 and nodata of a class raster; counts and classes, by name.
+
+    settings: `min_area`, `simplify`, `fill_holes`, `connectivity`, `layer`, `dst_crs`, `nodata`, `lco`,
+    `gdal`, `overwrite`, as in `tilesegment vectorize`.
+
+    >>> import tilesegment
+    >>> tilesegment.vectorize("mask.tif", "roofs.gpkg", simplify="1px")       # doctest: +SKIP
+    {'input': 'mask.tif', ...}
+    """
+    vector, rest = _split(settings)
+    known = ("nodata", "lco", "gdal", "overwrite")
+    _refuse_unknown(rest, (*known, *_names(VectorSettings)))
+    return vectorize_raster(os.fspath(source), Path(output), VectorSettings(**vector), **rest)
+
+
+def predict_settings(settings: dict[str, Any]) -> PredictSettings:
+    """Settings by name, as commands, configuration files and callers give them.
+
+    Raises SettingsError for an unknown name or an unusable value.
+    """
+    vector, rest = _split(settings)
+    names = [name for name in _names(PredictSettings) if name != "vector"]
+    _refuse_unknown(rest, (*names, *_names(VectorSettings)))
+    return PredictSettings(**rest, vector=VectorSettings(**vector))
+
+
+def _split(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    parsed = {name: _parsed(name, value) for name, value in settings.items()}
+    vector_names = _names(VectorSettings)
+    vector = {name: value for name, value in parsed.items() if name in vector_names}
+    return vector, {name: value for name, value in parsed.items() if name not in vector_names}
+
+
+def _parsed(name: str, value: Any) -> Any:
+    if name in _PARSERS and isinstance(value, str | int | float):
+        return _PARSERS[name](str(value))
+    if name in ("co", "lco", "gdal") and isinstance(value, dict):
+        return tuple((str(key), str(entry)) for key, entry in value.items())
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _names(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def _refuse_unknown(settings: dict[str, Any], known: tuple[str, ...]) -> None:
+    for name in settings:
+        if name not in known:
+            raise SettingsError(f"unknown setting {name!r}{nearest(name, known)}")

@@ -1,0 +1,77 @@
+"""Messages to stderr: plain lines for people, JSON lines for machines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+import click
+
+_state: dict[str, Any] = {"verbosity": 0, "json": False}
+_LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _write(record.levelname.lower(), record.getMessage())
+
+
+def start(verbosity: int, log_format: str) -> None:
+    """Send the package's log to stderr. verbosity: -1 errors only, 0 warnings, 1 and 2 more."""
+    _state.update(verbosity=verbosity, json=log_format == "json")
+    logger = logging.getLogger("tilesegment")
+    logger.handlers = [_Handler()]
+    logger.setLevel(_LEVELS[max(-1, min(2, verbosity))])
+    logger.propagate = False
+    # GDAL's remarks on a file are for those who ask.
+    logging.getLogger("rasterio").setLevel(logging.ERROR if verbosity < 2 else logging.INFO)
+
+
+def verbosity() -> int:
+    """As given by -q and -v."""
+    return int(_state["verbosity"])
+
+
+def report_error(message: str) -> None:
+    """The one line of a failure."""
+    _write("error", message)
+
+
+def inform(message: str) -> None:
+    """A line about what was done, unless -q."""
+    if verbosity() >= 0:
+        _write("info", message)
+
+
+def _write(level: str, message: str) -> None:
+    if _state["json"]:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        click.echo(json.dumps({"time": stamp, "level": level, "message": message}), err=True)
+    else:
+        prefix = f"{level}: " if level in ("error", "warning") else ""
+        click.echo(prefix + message, err=True)
+
+
+class ProgressBar:
+    """Tiles done, on stderr, only where somebody watches; call it with (done, total)."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._shown = verbosity() >= 0 and not _state["json"] and sys.stderr.isatty()
+        self._bar: Any = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Move the bar."""
+        if not self._shown:
+            return
+        if self._bar is None:
+            self._bar = click.progressbar(length=total, label=self._label, file=sys.stderr, show_pos=True)
+            self._bar.__enter__()
+        self._bar.update(done - self._bar.pos)
+        if done == total:
+            self._bar.render_finish()
+            self._bar = None
+            self._shown = False

@@ -1,0 +1,97 @@
+"""The command `tilesegment`: finds its commands lazily and turns every outcome into an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from tilesegment.errors import SettingsError, TilesegmentError
+
+# Help shows these lines without importing the commands.
+_COMMANDS = {
+    "predict": "Predict a scene: roof polygons, class mask, probability, overlay.",
+    "vectorize": "Trace any class raster to polygons.",
+}
+_SIGTERM_EXIT = 143
+_SIGINT_EXIT = 130
+
+
+class Terminated(BaseException):
+    """The process was asked to stop; finished blocks are saved already."""
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"tilesegment.cli.{name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(_COMMANDS.items()))
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tilesegment", prog_name="tilesegment")
+def cli() -> None:
+    """Roof polygons and class masks from huge images."""
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 all done, 1 failure, 2 usage, 130/143 stopped by a signal."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        cli.main(args=arguments, prog_name="tilesegment", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return _stopped(_SIGINT_EXIT)
+    except Terminated:
+        return _stopped(_SIGTERM_EXIT)
+    except TilesegmentError as error:
+        _say(str(error))
+        return 2 if isinstance(error, SettingsError) else 1
+    except MemoryError:
+        _say("out of memory; run the same command again with a smaller --max-memory")
+        return 1
+    except BrokenPipeError:
+        return 1
+    except Exception as error:  # noqa: BLE001 - the last line of defence: one line, not a traceback
+        _say(f"internal error: {type(error).__name__}: {' '.join(str(error).split())} (-vv shows where)")
+        return 1
+    return 0
+
+
+def _say(message: str) -> None:
+    from tilesegment.cli.logs import report_error, verbosity
+
+    report_error(" ".join(message.split()))
+    if verbosity() >= 2:
+        traceback.print_exc()
+
+
+def _stopped(code: int) -> int:
+    _say("stopped; finished blocks are saved, and the same command goes on from there")
+    return code
+
+
+def _terminate(number: int, frame: FrameType | None) -> Any:
+    raise Terminated

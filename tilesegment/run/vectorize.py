@@ -1,0 +1,170 @@
+"""Anyone's class raster to polygons, by the same tracing, joining and cleaning as a prediction's."""
+
+from __future__ import annotations
+
+import html
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilesegment.errors import InputError, OutputError, SettingsError
+from tilesegment.grid import Window
+from tilesegment.model.card import ModelClass, default_colours
+from tilesegment.raster.source import Scene, gdal_environment, open_scene
+from tilesegment.run.blockfile import read_fragments, write_fragments
+from tilesegment.run.ledger import Ledger, open_ledger
+from tilesegment.run.prepare import resolve_measures, shared_tolerance
+from tilesegment.run.publish import discard, publish, temporary_for, whole_features
+from tilesegment.run.record import software
+from tilesegment.settings import VectorSettings
+from tilesegment.tiling.plan import Block, Plan
+from tilesegment.vector.trace import Fragments, Traceable, trace_pieces
+from tilesegment.vector.write import Layer, is_vector, write_layer
+
+_CELL = 1024
+_BLOCK_PIXELS = 32_000_000
+_MOST_NAMED = 256
+
+
+def vectorize_raster(
+    source: str,
+    output: Path,
+    settings: VectorSettings,
+    *,
+    nodata: float | None = None,
+    lco: tuple[tuple[str, str], ...] = (),
+    gdal: tuple[tuple[str, str], ...] = (),
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Trace every class but 0 and nodata of a class raster; what was written, by name.
+
+    Memory does not grow with the raster. Raises InputError, OutputError or SettingsError.
+    """
+    begin = time.perf_counter()
+    _check_output(output, overwrite)
+    with gdal_environment(gdal), open_scene(source, bands=1, nodata=nodata, gdal=gdal, raw=True) as scene:
+        grid = scene.grid
+        settings, notes = resolve_measures(settings, grid, None)
+        plan = _plan(grid.height, grid.width)
+        found = _values(scene, plan)
+        tolerance = shared_tolerance(settings.simplify, grid) if len(found) > 1 else None
+        with open_ledger(output, {"vectorize": source}, resume=False) as ledger:
+            for block in plan.blocks:
+                write_fragments(ledger.path(block), _trace(scene, plan, block, tolerance))
+            layer = Layer(
+                grid=grid,
+                labels=_labels(scene, found),
+                name=settings.layer or output.stem,
+                confidence=False,
+                multi=settings.connectivity == 8,
+                dst_crs=settings.dst_crs,
+                options=lco,
+                metadata={"software": software(), "input": source},
+            )
+            polygons = _write(output, plan, layer, ledger, settings)
+            ledger.remove()
+    return {
+        "input": source,
+        "outputs": [str(output)],
+        "classes": found,
+        "polygons": polygons,
+        "warnings": notes,
+        "seconds": round(time.perf_counter() - begin, 3),
+    }
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if not is_vector(output):
+        raise SettingsError(f"-o {output}: unknown extension; use .gpkg .parquet .fgb .geojson or .shp")
+    if not output.parent.is_dir():
+        raise OutputError(f"{output.parent}: no such folder")
+    if output.exists() and not overwrite:
+        raise OutputError(f"{output}: exists already; choose another name or give --overwrite")
+
+
+def _write(output: Path, plan: Plan, layer: Layer, ledger: Ledger, settings: VectorSettings) -> int:
+    temporary = temporary_for(output)
+    discard(temporary)
+    try:
+        features = whole_features(
+            plan, lambda number: read_fragments(ledger.path(plan.blocks[number])), layer.grid, settings
+        )
+        count = write_layer(temporary, layer, features)
+        publish(temporary, output)
+    except BaseException:
+        discard(temporary)
+        raise
+    return count
+
+
+def _plan(height: int, width: int) -> Plan:
+    """Blocks of whole cells, as wide as the raster where it is not enormous."""
+    plan = Plan(height, width, Window(0, 0, height, width), (_CELL, _CELL), 0)
+    cols = -(-width * _CELL // _BLOCK_PIXELS)
+    rows = -(-height * width // (cols * _BLOCK_PIXELS))
+    return Plan(height, width, plan.region, plan.tile, 0, max(1, rows), max(1, cols))
+
+
+def _read(scene: Scene, window: Window) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Classes as whole numbers, and which pixels carry one other than 0."""
+    pixels = scene.read(window)
+    values = pixels.values[0]
+    if values.dtype.kind == "f" and not (values == np.rint(values))[pixels.valid].all():
+        raise InputError(
+            f"{scene.path}: holds fractions ({values.dtype}), and classes are whole numbers; a probability "
+            "must be cut by a threshold first"
+        )
+    limits = np.iinfo(np.int32)
+    inside = values[pixels.valid]
+    if inside.size and (inside.min() < limits.min or inside.max() > limits.max):
+        raise InputError(f"{scene.path}: class {inside.max()} is beyond 32 bits")
+    return values.astype(np.int32), pixels.valid & (values != 0)
+
+
+def _values(scene: Scene, plan: Plan) -> list[int]:
+    """All classes of the raster, ascending."""
+    found: set[int] = set()
+    for window in _bands(plan):
+        values, mask = _read(scene, window)
+        found.update(np.unique(values[mask]).tolist())
+    return sorted(found)
+
+
+def _bands(plan: Plan) -> Iterator[Window]:
+    for block in plan.blocks:
+        for row in range(block.window.row, block.window.row_end, _CELL):
+            height = min(_CELL, block.window.row_end - row)
+            yield Window(row, block.window.col, height, block.window.width)
+
+
+def _trace(scene: Scene, plan: Plan, block: Block, tolerance: tuple[float, float] | None) -> Fragments:
+    def read(piece: Window) -> Traceable:
+        values, mask = _read(scene, piece)
+        return values, None, mask
+
+    return trace_pieces(plan, block.window, read, tolerance)
+
+
+def _labels(scene: Scene, values: list[int]) -> dict[int, ModelClass]:
+    """Names from GDAL's category names and colours from the colour table, where the raster has them."""
+    names = _category_names(scene.path)
+    colours = scene.colours()
+    chosen = values[:_MOST_NAMED]
+    spare = dict(zip(chosen, default_colours(len(chosen) + 1)[1:], strict=True))
+    return {
+        value: ModelClass(names.get(value) or str(value), colours.get(value, spare[value]))
+        for value in chosen
+    }
+
+
+def _category_names(path: str) -> dict[int, str]:
+    sidecar = Path(path + ".aux.xml")
+    if not sidecar.is_file():
+        return {}
+    found = re.findall(r"<Category>(.*?)</Category>", sidecar.read_text(encoding="utf-8", errors="replace"))
+    return {value: html.unescape(name) for value, name in enumerate(found)}
