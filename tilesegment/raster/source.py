@@ -19,7 +19,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterioWindow
 
@@ -34,6 +34,10 @@ MOST_UPSAMPLING = 8.0
 _CELL = 512
 _COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 _REMOTE = {"http": "/vsicurl/", "https": "/vsicurl/", "s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
+
+
+# Said of scenes with both alpha and nodata: here both are read, each by itself.
+warnings.filterwarnings("ignore", category=NodataShadowWarning)
 
 
 @dataclass(frozen=True)
@@ -263,6 +267,12 @@ class Scene:
                     self._nodata_bands, window=source, out_shape=(len(self._nodata_bands), *shape)
                 )
                 valid &= masks.any(axis=0)
+            elif self.spec.nodata is not None:
+                # An internal mask or alpha hides the value from GDAL's own mask.
+                raw = self._dataset.read(
+                    list(self.spec.bands), window=source, out_shape=(self.bands, *shape)
+                )
+                valid &= (raw != self.spec.nodata).any(axis=0)
         except (RasterioError, ValueError) as error:
             raise InputError(
                 f"{self.path}: damaged, rows {int(source.row_off)} to "
