@@ -62,7 +62,7 @@ def test_windows_keep_their_place_and_resizing_keeps_the_extent() -> None:
     whole = grid("EPSG:32645", Affine(0.5, 0.1, 500000, 0.05, -0.5, 3000000))
     corner = whole[Window(10, 20, 5, 5)]
     points = np.array([[0.0, 0.0], [5.0, 5.0]])
-    np.testing.assert_allclose(corner.to_world(points), whole.to_world(points + [20, 10]))
+    np.testing.assert_allclose(corner.to_world(points), whole.to_world(np.add(points, [20, 10])))
     small = whole.resized(250, 500)
     np.testing.assert_allclose(
         small.to_world(np.array([[500.0, 250.0]])), whole.to_world(np.array([[1000.0, 1000.0]]))

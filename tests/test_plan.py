@@ -51,7 +51,7 @@ def test_tiles_cover_the_axis_and_stay_inside(size: int, tile: int, data: st.Dat
     covered = np.zeros(size, bool)
     for k in range(axis.count):
         start = axis.start(k)
-        assert 0 <= start
+        assert start >= 0
         assert start + tile <= max(size, tile)
         covered[start : start + tile] = True
     assert covered.all()

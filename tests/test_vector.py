@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import shapely
@@ -36,9 +38,9 @@ def joined(
 ) -> Features:
     """Polygons of a mask that is traced in the windows between the given cuts."""
     pieces, groups = [], []
-    for row, row_end in zip(rows, rows[1:], strict=False):
+    for row, row_end in pairwise(rows):
         group = []
-        for col, col_end in zip(cols, cols[1:], strict=False):
+        for col, col_end in pairwise(cols):
             window = Window(row, col, row_end - row, col_end - col)
             part = np.ascontiguousarray(mask[window.slices])
             group.append(len(pieces))
@@ -121,7 +123,7 @@ def multi_class(plan: Plan, mask: np.ndarray, tolerance: float) -> Features:
     for block in blocks:
         rows.setdefault(block.window.row_end, []).append(block.index)
     groups = [(numbers, end * plan.width) for end, numbers in sorted(rows.items())]
-    return Features.concatenate(list(join(load, groups)))
+    return Features.concatenate(list(join(load, groups, shared_outlines=True)))
 
 
 def blobs(rng: np.random.Generator, height: int, width: int, classes: int) -> np.ndarray:
@@ -146,6 +148,7 @@ def test_several_classes_are_simplified_without_gaps_or_overlaps(seed: int) -> N
     union = shapely.union_all(simplified.geometry)
     assert union.area == pytest.approx(mask.size, abs=1e-6)
     assert shapely.area(simplified.geometry).sum() == pytest.approx(mask.size, abs=1e-6)
+    assert shapely.coverage_is_valid(simplified.geometry)
     # And the blocks do not matter.
     for rows, cols in [(2, 3), (4, 1)]:
         other = Plan(150, 170, whole.region, (40, 40), 8, rows, cols)

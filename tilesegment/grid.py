@@ -16,7 +16,7 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
-from tilesegment.errors import InputError
+from tilesegment.errors import InputError, SettingsError
 
 FloatArray = NDArray[np.float64]
 
@@ -179,3 +179,14 @@ class Grid:
     def __getstate__(self) -> dict[str, Any]:
         # Transformers are per process; a pickled grid carries its four fields alone.
         return {name: getattr(self, name) for name in ("crs", "transform", "height", "width")}
+
+
+def require_crs(text: str, option: str) -> None:
+    """Raises SettingsError where `text` names no CRS; `option` is how the user gave it."""
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    try:
+        CRS.from_user_input(text)
+    except CRSError:
+        raise SettingsError(f"{option} {text!r} is no known CRS; write EPSG:25832, for example") from None

@@ -41,7 +41,7 @@ def write_overlay(
         inside = classes == value
         colour = np.asarray(entry.colour, np.float32)
         image[inside] = image[inside] * (1 - _FILL) + colour * _FILL
-        image[inside & _rim(classes)] = colour
+        image[inside & _rim(inside)] = colour
     image[~valid] = 255
     try:
         Image.fromarray(np.rint(image).astype(np.uint8)).save(path, format="PNG")
@@ -77,13 +77,11 @@ def _sampled_classes(
     return result
 
 
-def _rim(classes: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Pixels with a neighbour of another class."""
-    rim = np.zeros(classes.shape, np.bool_)
-    across = classes[:, 1:] != classes[:, :-1]
-    down = classes[1:] != classes[:-1]
-    rim[:, 1:] |= across
-    rim[:, :-1] |= across
-    rim[1:] |= down
-    rim[:-1] |= down
-    return rim
+def _rim(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels within two pixels of one that is not inside."""
+    core = np.pad(inside, 2, mode="edge")
+    for axis in (0, 1):
+        length = core.shape[axis]
+        parts = [core.take(range(k, length - 4 + k), axis) for k in range(5)]
+        core = np.logical_and.reduce(parts)
+    return inside & ~core

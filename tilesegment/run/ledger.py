@@ -115,7 +115,12 @@ def open_ledger(output: Path, key: dict[str, Any], resume: bool = True) -> Itera
             (folder / _STATE).unlink(missing_ok=True)
         for path in folder.glob(".*.block.*"):
             path.unlink()
-        yield ledger
+        try:
+            yield ledger
+        finally:
+            # A run that saved nothing leaves nothing.
+            if not any(folder.glob("*.block")):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -245,7 +245,12 @@ def _write_outputs(
     try:
         if outputs.vector is not None:
             features = whole_features(
-                job.plan, fragments_loader(job.plan, ledger.path), prepared.grid, prepared.measures
+                job.plan,
+                fragments_loader(job.plan, ledger.path),
+                prepared.grid,
+                prepared.measures,
+                job.tracing.tolerance is not None,
+                len(job.tracing.values) > 1,
             )
             layer = Layer(
                 grid=prepared.grid,

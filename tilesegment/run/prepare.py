@@ -11,7 +11,7 @@ from typing import Any, cast
 import shapely
 
 from tilesegment.errors import SettingsError
-from tilesegment.grid import Grid, Window
+from tilesegment.grid import Grid, Window, require_crs
 from tilesegment.model.card import Card
 from tilesegment.model.store import ModelFile, find_model
 from tilesegment.raster.aoi import box_region, read_aoi, region_of
@@ -133,7 +133,11 @@ def resolve_measures(
     """Vector settings that a grid can answer: without a CRS there are no metres, so defaults count
     pixels of the model's size, and what was asked for in metres is refused."""
     if grid.crs is not None:
+        if vector.dst_crs is not None:
+            require_crs(vector.dst_crs, "--dst-crs")
         return vector, []
+    if vector.dst_crs is not None:
+        raise SettingsError("--dst-crs needs an input with a CRS")
     defaults = VectorSettings()
     resolved: dict[str, Any] = {}
     for name, power in (("min_area", 2), ("fill_holes", 2), ("simplify", 1)):

@@ -14,7 +14,7 @@ from tilesegment.errors import OutputError
 from tilesegment.grid import Grid, Window
 from tilesegment.run.blockfile import BlockInfo, read_fragments, read_rows, write_block
 from tilesegment.run.job import Job, TraceSettings, trace_block
-from tilesegment.settings import VectorSettings
+from tilesegment.settings import Measure, VectorSettings
 from tilesegment.tiling.blend import NODATA
 from tilesegment.tiling.plan import Block, Plan
 from tilesegment.vector.clean import clean
@@ -69,15 +69,24 @@ def retrace(job: Job, block: Block, path: Path, info: BlockInfo) -> BlockInfo:
 
 
 def whole_features(
-    plan: Plan, load: Callable[[int], Fragments], grid: Grid, settings: VectorSettings
+    plan: Plan,
+    load: Callable[[int], Fragments],
+    grid: Grid,
+    settings: VectorSettings,
+    shared_outlines: bool,
+    several_classes: bool,
 ) -> Iterator[Features]:
-    """The polygons of all blocks: joined, then cleaned, in batches in the order of their id."""
+    """The polygons of all blocks: joined, then cleaned, in batches in the order of their id.
+
+    shared_outlines: the fragments were simplified already, together with their neighbours.
+    """
+    tolerance = Measure(0.0) if shared_outlines else settings.simplify
     rows: dict[int, list[int]] = {}
     for block in plan.blocks:
         rows.setdefault(block.window.row_end, []).append(block.index)
     groups = [(numbers, end * plan.width) for end, numbers in sorted(rows.items())]
-    for features in join(load, groups, settings.connectivity):
-        yield clean(features, grid, settings.min_area, settings.simplify, settings.fill_holes)
+    for features in join(load, groups, settings.connectivity, shared_outlines):
+        yield clean(features, grid, settings.min_area, tolerance, settings.fill_holes, several_classes)
 
 
 def fragments_loader(plan: Plan, path: Callable[[Block], Path]) -> Callable[[int], Fragments]:

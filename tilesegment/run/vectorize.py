@@ -16,10 +16,10 @@ from tilesegment.errors import InputError, OutputError, SettingsError
 from tilesegment.grid import Window
 from tilesegment.model.card import ModelClass, default_colours
 from tilesegment.raster.source import Scene, gdal_environment, open_scene
-from tilesegment.run.blockfile import read_fragments, write_fragments
+from tilesegment.run.blockfile import write_fragments
 from tilesegment.run.ledger import Ledger, open_ledger
 from tilesegment.run.prepare import resolve_measures, shared_tolerance
-from tilesegment.run.publish import discard, publish, temporary_for, whole_features
+from tilesegment.run.publish import discard, fragments_loader, publish, temporary_for, whole_features
 from tilesegment.run.record import software
 from tilesegment.settings import VectorSettings
 from tilesegment.tiling.plan import Block, Plan
@@ -66,7 +66,7 @@ def vectorize_raster(
                 options=lco,
                 metadata={"software": software(), "input": source},
             )
-            polygons = _write(output, plan, layer, ledger, settings)
+            polygons = _write(output, plan, layer, ledger, settings, len(found) > 1)
             ledger.remove()
     return {
         "input": source,
@@ -87,12 +87,24 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise OutputError(f"{output}: exists already; choose another name or give --overwrite")
 
 
-def _write(output: Path, plan: Plan, layer: Layer, ledger: Ledger, settings: VectorSettings) -> int:
+def _write(
+    output: Path,
+    plan: Plan,
+    layer: Layer,
+    ledger: Ledger,
+    settings: VectorSettings,
+    several_classes: bool,
+) -> int:
     temporary = temporary_for(output)
     discard(temporary)
     try:
         features = whole_features(
-            plan, lambda number: read_fragments(ledger.path(plan.blocks[number])), layer.grid, settings
+            plan,
+            fragments_loader(plan, ledger.path),
+            layer.grid,
+            settings,
+            several_classes and settings.simplify.value > 0,
+            several_classes,
         )
         count = write_layer(temporary, layer, features)
         publish(temporary, output)

@@ -21,9 +21,9 @@ def pixel_metric(geometry: Geometries, grid: Grid) -> NDArray[np.float64]:
     return grid.metric_at(middle)
 
 
-def fill_holes(geometry: Geometries, below: Measure, metric: NDArray[np.float64]) -> Geometries:
-    """Polygons without the holes smaller than `below`."""
-    if below.value == 0 or not len(geometry):
+def fill_holes(geometry: Geometries, below: tuple[Measure, ...], metric: NDArray[np.float64]) -> Geometries:
+    """Polygons without the holes that are smaller than each measure of `below`."""
+    if any(measure.value == 0 for measure in below) or not len(geometry):
         return geometry
     rings = Ragged.of(geometry)
     hole = rings.is_hole()
@@ -32,8 +32,11 @@ def fill_holes(geometry: Geometries, below: Measure, metric: NDArray[np.float64]
     owner = rings.part_of_ring()
     if rings.geoms is not None:
         owner = np.repeat(np.arange(len(rings.geoms) - 1), np.diff(rings.geoms))[owner]
-    scale = np.ones(len(geometry)) if below.pixels else np.abs(np.linalg.det(metric))
-    small = hole & (np.abs(rings.signed_areas()) * scale[owner] < below.value)
+    pixels = np.abs(rings.signed_areas())
+    square_metres = pixels * np.abs(np.linalg.det(metric))[owner]
+    small = hole
+    for measure in below:
+        small &= (pixels if measure.pixels else square_metres) < measure.value
     return rings.without_rings(small).geometries()
 
 
@@ -68,15 +71,18 @@ def clean(
     min_area: Measure,
     tolerance: Measure,
     holes: Measure,
+    several_classes: bool = False,
 ) -> Features:
     """Whole regions as they are written: small holes filled, outlines simplified, small regions dropped.
 
-    Measures in metres need a grid with a CRS.
+    Measures in metres need a grid with a CRS. several_classes: what lies in a hole may be a region of
+    another class, so that only holes below the minimum area are filled: no such region is written.
     """
     if not len(features):
         return features
     metric = pixel_metric(features.geometry, grid)
-    geometry = fill_holes(features.geometry, holes, metric)
+    limits = (holes, min_area) if several_classes else (holes,)
+    geometry = fill_holes(features.geometry, limits, metric)
     geometry = simplify(geometry, tolerance, metric)
     kept = (areas(geometry, min_area, metric) >= min_area.value) & ~shapely.is_empty(geometry)
     cleaned = Features(geometry, features.value, features.pixels, features.total, features.first)

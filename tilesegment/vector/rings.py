@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
 Geometries = NDArray[Any]
+# Larger than any coordinate.
+_KEY = 2**31
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,39 @@ class Ragged:
         coords[closing] = coords[new_rings[:-1]]
         return Ragged(coords, new_rings, self.parts, self.geoms)
 
+    def with_vertices(self, on_vertical: IntArray, on_horizontal: IntArray) -> Ragged:
+        """With a vertex put into an edge wherever one of the given points lies inside it; for outlines of
+        whole coordinates. Vertical edges are held against `on_vertical`, horizontal ones against
+        `on_horizontal`, (n, 2) of x, y each."""
+        here, there = self.coords[:-1], self.coords[1:]
+        same_ring = np.ones(max(0, len(self.coords) - 1), np.bool_)
+        same_ring[self.rings[1:-1] - 1] = False
+        places: list[IntArray] = []
+        points: list[IntArray] = []
+        for fixed, candidates in ((0, on_vertical), (1, on_horizontal)):
+            moving = 1 - fixed
+            # One sorted key a point, line first: those inside an edge are then one slice.
+            keys = np.unique(candidates[:, fixed] * _KEY + candidates[:, moving])
+            edges = np.flatnonzero((here[:, fixed] == there[:, fixed]) & same_ring)
+            begin, end = here[edges, moving], there[edges, moving]
+            line = here[edges, fixed] * _KEY
+            low = np.searchsorted(keys, line + np.minimum(begin, end), side="right")
+            high = np.searchsorted(keys, line + np.maximum(begin, end), side="left")
+            counts = np.maximum(0, high - low)
+            owner = np.repeat(np.arange(len(edges)), counts)
+            step = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+            forward = begin[owner] < end[owner]
+            found = keys[np.where(forward, low[owner] + step, high[owner] - 1 - step)]
+            point = np.empty((len(owner), 2), np.int64)
+            point[:, fixed], point[:, moving] = found // _KEY, found % _KEY
+            places.append(edges[owner] + 1)
+            points.append(point)
+        place = np.concatenate(places)
+        coords = np.insert(self.coords, place, np.concatenate(points), axis=0)
+        # Every ring's offset moves by the vertices that were put in before it.
+        rings = self.rings + np.searchsorted(np.sort(place), self.rings, side="right")
+        return Ragged(coords, rings, self.parts, self.geoms)
+
     def _neighbours(self, step: int) -> NDArray[Any]:
         """For each vertex the one before (-1) or after (1) it in its ring, around the closing point."""
         index = np.arange(len(self.coords)) + step
@@ -126,14 +161,29 @@ def _offsets(counts: NDArray[Any]) -> IntArray:
     return result
 
 
-def canonical(geometries: Geometries) -> Geometries:
+def canonical(geometries: Geometries, keep_vertices: bool = False) -> Geometries:
     """The one way to write each polygon down: valid, without collinear vertices, rings in a fixed order
-    from a fixed start. Two equal point sets on the pixel grid become equal vertex by vertex."""
+    from a fixed start. Two equal point sets on the pixel grid become equal vertex by vertex.
+
+    keep_vertices: leave collinear ones. Where three outlines meet, one of them may pass straight through,
+    and needs the vertex all the same to fit its neighbours when coordinates are rounded.
+    """
+    if keep_vertices:
+        return np.asarray(shapely.normalize(valid_polygons(geometries)))
     cleaned = Ragged.of(geometries).without_collinear().geometries()
-    invalid = ~shapely.is_valid(cleaned)
+    repaired = valid_polygons(cleaned)
+    if repaired is not cleaned:
+        repaired = Ragged.of(repaired).without_collinear().geometries()
+    return np.asarray(shapely.normalize(repaired))
+
+
+def valid_polygons(geometries: Geometries) -> Geometries:
+    """Polygons with those mended whose outline touches itself: a tracer writes a hole that touches the
+    outline at a corner as part of the outline."""
+    invalid = ~shapely.is_valid(geometries)
     if invalid.any():
-        # A tracer writes a hole that touches the outline at a corner as part of the outline.
-        repaired = shapely.make_valid(cleaned[invalid], method="structure", keep_collapsed=False)
-        cleaned = cleaned.astype(object)
-        cleaned[invalid] = Ragged.of(np.asarray(repaired)).without_collinear().geometries()
-    return np.asarray(shapely.normalize(cleaned))
+        geometries = geometries.astype(object)
+        geometries[invalid] = shapely.make_valid(
+            geometries[invalid], method="structure", keep_collapsed=False
+        )
+    return geometries

@@ -9,7 +9,7 @@ cross a border held in memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -59,19 +59,23 @@ def join(
     load: Callable[[int], Fragments],
     groups: Sequence[tuple[Sequence[int], int]],
     connectivity: int = 4,
+    shared_outlines: bool = False,
 ) -> Iterator[Features]:
     """Whole regions from fragments, in batches, in ascending order of their first pixel.
 
     load: the fragments of a block by its number, called up to three times for each.
     groups: rows of blocks from top to bottom, each with the linear index at which the next row starts.
     connectivity: 4, or 8 to make one multipolygon of regions that touch at a corner.
+    shared_outlines: the fragments were simplified together, and keep the vertices of their neighbours.
     """
     numbers = [number for group, _ in groups for number in group]
     sizes, runs, values, corners = _first_pass(load, numbers, connectivity)
     starts = dict(zip(numbers, np.cumsum([0, *sizes])[:-1].tolist(), strict=True))
     region = _regions(sum(sizes), runs, values, corners, connectivity)
+    if shared_outlines:
+        load = _noded(load, runs)
     shared = np.bincount(region, minlength=len(region))[region] > 1
-    joined = _joined(load, numbers, starts, region, shared, connectivity)
+    joined = _joined(load, numbers, starts, region, shared, connectivity, shared_outlines)
     for group, end in groups:
         ready = joined.first < end
         parts = [joined[ready]]
@@ -79,7 +83,7 @@ def join(
         for number in group:
             fragments = load(number)
             alone = ~shared[starts[number] : starts[number] + len(fragments)]
-            parts.append(_single(fragments, alone, connectivity))
+            parts.append(_single(fragments, alone, connectivity, shared_outlines))
         batch = Features.concatenate(parts)
         yield batch[np.argsort(batch.first, kind="stable")]
 
@@ -172,6 +176,22 @@ def _corner_contacts(fragments: Fragments) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in zip(table[:-1, 3][same], table[1:, 3][same], strict=True)]
 
 
+def _noded(load: Callable[[int], Fragments], runs: IntArray) -> Callable[[int], Fragments]:
+    """Fragments with a vertex wherever an outline on the other side of a border line begins or ends, so
+    that neighbours keep sharing every vertex after coordinates are rounded."""
+    axis, line = np.repeat(runs[:, 0], 2), np.repeat(runs[:, 1], 2)
+    along = runs[:, 3:5].ravel()
+    on_vertical = np.column_stack([line, along])[axis == 1]
+    on_horizontal = np.column_stack([along, line])[axis == 0]
+
+    def noded(number: int) -> Fragments:
+        fragments = load(number)
+        outlines = fragments.outlines.with_vertices(on_vertical, on_horizontal)
+        return replace(fragments, coords=outlines.coords, rings=outlines.rings)
+
+    return noded
+
+
 def _joined(
     load: Callable[[int], Fragments],
     numbers: Sequence[int],
@@ -179,6 +199,7 @@ def _joined(
     region: IntArray,
     shared: NDArray[np.bool_],
     connectivity: int,
+    shared_outlines: bool,
 ) -> Features:
     """The regions that consist of several fragments, sorted by first pixel."""
     parts: list[Features] = []
@@ -186,7 +207,7 @@ def _joined(
     for number in numbers:
         fragments = load(number)
         here = slice(starts[number], starts[number] + len(fragments))
-        parts.append(_single(fragments, shared[here], connectivity=4))
+        parts.append(_single(fragments, shared[here], 4, shared_outlines))
         names.append(region[here][shared[here]])
     pieces, name = Features.concatenate(parts), np.concatenate(names)
     order = np.argsort(name, kind="stable")
@@ -195,7 +216,8 @@ def _joined(
     if not len(begin):
         return pieces
     groups = np.split(pieces.geometry, begin[1:])
-    united = canonical(_promoted(np.array([shapely.union_all(g) for g in groups]), connectivity))
+    united = np.array([shapely.union_all(group) for group in groups])
+    united = canonical(_promoted(united, connectivity), shared_outlines)
     result = Features(
         united,
         pieces.value[begin],
@@ -206,8 +228,10 @@ def _joined(
     return result[np.argsort(result.first, kind="stable")]
 
 
-def _single(fragments: Fragments, wanted: NDArray[np.bool_], connectivity: int) -> Features:
-    geometry = canonical(fragments.outlines.geometries()[wanted])
+def _single(
+    fragments: Fragments, wanted: NDArray[np.bool_], connectivity: int, shared_outlines: bool
+) -> Features:
+    geometry = canonical(fragments.outlines.geometries()[wanted], shared_outlines)
     return Features(
         _promoted(geometry, connectivity),
         fragments.value[wanted],

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tilesegment.grid import Window
 from tilesegment.tiling.memory import TRACE_ROWS
 from tilesegment.tiling.plan import Plan
-from tilesegment.vector.rings import IntArray, Ragged, ring_sums
+from tilesegment.vector.rings import IntArray, Ragged, ring_sums, valid_polygons
 
 # Classes, probabilities (or None) and the mask of what to trace, (rows, columns) each.
 Traceable = tuple[NDArray[Any], NDArray[np.uint8] | None, NDArray[np.bool_]]
@@ -129,8 +129,11 @@ def trace_simplified(
     """
     everything = trace(classes, probability, window, grid_width, np.ones(mask.shape, np.bool_))
     scale = np.array([tolerance[1], tolerance[0]])
-    polygons = Ragged(everything.coords / scale, everything.rings, everything.parts).geometries()
-    polygons = shapely.coverage_simplify(_repaired(polygons), 1.0, simplify_boundary=False)
+    # Where three regions meet, the outline that passes straight through needs the vertex as well, or it
+    # would not be recognised as shared.
+    noded = everything.outlines.with_vertices(everything.coords, everything.coords)
+    polygons = Ragged(noded.coords / scale, noded.rings, noded.parts).geometries()
+    polygons = shapely.coverage_simplify(valid_polygons(polygons), 1.0, simplify_boundary=False)
     simplified = Ragged.of(np.asarray(polygons))
     # Vertices are only left out, never moved, so rounding gives back the exact corners.
     coords = np.rint(simplified.coords * scale).astype(np.int64)
@@ -268,15 +271,6 @@ def _border_runs(outlines: Ragged, window: Window) -> IntArray:
         head = np.broadcast_to([axis, line, side], (len(hit), 3))
         found.append(np.column_stack([head, ends, fragment[hit]]))
     return np.concatenate(found).astype(np.int64).reshape(-1, 6)
-
-
-def _repaired(polygons: NDArray[Any]) -> NDArray[Any]:
-    """A region whose outline touches itself at a corner, written as a polygon with a hole."""
-    invalid = ~shapely.is_valid(polygons)
-    if invalid.any():
-        polygons = polygons.astype(object)
-        polygons[invalid] = shapely.make_valid(polygons[invalid], method="structure", keep_collapsed=False)
-    return polygons
 
 
 def _only_parts(outlines: Ragged, wanted: NDArray[np.bool_]) -> Ragged:

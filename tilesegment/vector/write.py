@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,8 +95,6 @@ class _Counter:
 def _target_crs(layer: Layer, driver: str) -> str | None:
     """The CRS of the file as WKT or authority code; GeoJSON is always longitude, latitude (RFC 7946)."""
     if layer.grid.crs is None:
-        if layer.dst_crs is not None:
-            raise SettingsError("--dst-crs needs a scene with a CRS")
         return None
     if driver.startswith("GeoJSON"):
         return _CRS84
@@ -148,12 +147,8 @@ def _to_crs(geometry: Geometries, layer: Layer, target: str | None) -> Geometrie
 
 def _projector(source: str | None, target: str) -> Any:
     from pyproj import Transformer
-    from pyproj.exceptions import ProjError
 
-    try:
-        transformer = Transformer.from_crs(source, target, always_xy=True)
-    except ProjError as error:
-        raise SettingsError(f"--dst-crs {target!r} is no known CRS") from error
+    transformer = Transformer.from_crs(source, target, always_xy=True)
 
     def project(points: Any) -> Any:
         return np.column_stack(transformer.transform(points[:, 0], points[:, 1]))
@@ -168,23 +163,24 @@ def _write_ogr(path: Path, driver: str, layer: Layer, target: str | None, tables
 
     options = {"GeoJSON": {"RFC7946": "YES"}, "GPKG": {"GEOMETRY_NAME": "geom"}}.get(driver, {})
     options = {**options, **{key.upper(): value for key, value in layer.options}}
-    # GeoJSON drivers reject a declared CRS beside RFC 7946's own; it is CRS84 already.
-    crs = None if driver.startswith("GeoJSON") else target
     metadata = layer.metadata if driver in ("GPKG", "FlatGeobuf") else None
     reader = pa.RecordBatchReader.from_batches(_schema(driver), tables)
     try:
-        write_arrow(
-            reader,
-            str(path),
-            layer=layer.name,
-            driver=driver,
-            geometry_name="geometry",
-            geometry_type="MultiPolygon" if layer.multi else "Polygon",
-            crs=_wkt(crs),
-            layer_options=options,
-            layer_metadata=metadata if driver == "FlatGeobuf" else None,
-            dataset_metadata=metadata if driver == "GPKG" else None,
-        )
+        with warnings.catch_warnings():
+            # Pyogrio warns of layers without a CRS; the user has been told by us.
+            warnings.filterwarnings("ignore", message="'crs' was not provided")
+            write_arrow(
+                reader,
+                str(path),
+                layer=layer.name,
+                driver=driver,
+                geometry_name="geometry",
+                geometry_type="MultiPolygon" if layer.multi else "Polygon",
+                crs=_wkt(target),
+                layer_options=options,
+                layer_metadata=metadata if driver == "FlatGeobuf" else None,
+                dataset_metadata=metadata if driver == "GPKG" else None,
+            )
     except (DataSourceError, FeatureError, FieldError, GeometryError) as error:
         raise OutputError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
 

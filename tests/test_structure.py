@@ -1,0 +1,92 @@
+"""The house rules, read off the code: imports point down, and some libraries have one room."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "tilesegment"
+FILES = sorted(PACKAGE.rglob("*.py"))
+# From the top of the house to its ground; a room may import from its own floor and those below.
+FLOORS = [
+    {"__main__"},
+    {"cli"},
+    {"api"},
+    {"run"},
+    {"report"},
+    {"raster", "model", "vector"},
+    {"tiling"},
+    {"settings", "grid", "errors"},
+]
+# On one floor, only these look at a neighbour.
+NEIGHBOURS = {("vector", "model"), ("raster", "model")}
+ONLY = {
+    "distributed": {"run/executor.py"},
+    "dask": {"run/executor.py"},
+    "click": {"cli/"},
+    "torch": {"model/build.py", "model/engines/torch.py"},
+    "segmentation_models_pytorch": {"model/build.py"},
+}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def floor(name: str) -> int:
+    return next(k for k, rooms in enumerate(FLOORS) if name in rooms)
+
+
+def imports(path: Path, top_level: bool = False) -> list[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level else list(ast.walk(tree))
+    found = []
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append(node.module)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    here = room(path)
+    if here == "__init__":
+        return
+    for name in imports(path):
+        if not name.startswith("tilesegment."):
+            continue
+        there = name.split(".")[1]
+        if here == there:
+            continue
+        assert floor(there) >= floor(here), f"{path}: {name} lies above"
+        if floor(there) == floor(here):
+            assert (here, there) in NEIGHBOURS or floor(here) == len(FLOORS) - 1, f"{path}: {name}"
+
+
+@pytest.mark.parametrize("library", ONLY)
+def test_a_library_has_its_room(library: str) -> None:
+    users = {
+        str(path.relative_to(PACKAGE))
+        for path in FILES
+        if any(name.split(".")[0] == library for name in imports(path))
+    }
+    assert users or library == "dask"
+    assert all(any(user.startswith(allowed) for allowed in ONLY[library]) for user in users), users
+
+
+def test_rasters_are_opened_in_one_room() -> None:
+    for path in FILES:
+        if room(path) != "raster":
+            assert "rasterio.open" not in path.read_text(), path
+
+
+def test_nothing_is_unpickled_and_no_input_is_asserted() -> None:
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        assert not any(isinstance(node, ast.Assert) for node in ast.walk(tree)), path
+        assert not {"pickle", "joblib", "shelve", "marshal"} & set(imports(path)), path
+        assert "torch.load" not in path.read_text(), path
