@@ -46,15 +46,14 @@ def load_network(model: ModelFile) -> torch.nn.Module:
     """
     network = build_network(model.card)
     state = {name: torch.from_numpy(array).float() for name, array in read_weights(model).items()}
-    try:
-        result = network.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise ModelError(f"{model.path}: weights of other sizes than {model.card.encoder}'s") from error
+    # Not strict: smp then also reports weights of another size as missing, and does not raise.
+    result = network.load_state_dict(state, strict=False)
     # A counter of training steps that evaluation never reads; compact files leave it out.
     missing = [key for key in result.missing_keys if not key.endswith("num_batches_tracked")]
     if missing or result.unexpected_keys:
         raise ModelError(
-            f"{model.path}: {len(missing)} weights are missing and {len(result.unexpected_keys)} unknown "
+            f"{model.path}: {len(missing)} weights are missing or of another size and "
+            f"{len(result.unexpected_keys)} unknown "
             f"for {model.card.architecture}/{model.card.encoder}, the first "
             f"{[*missing, *result.unexpected_keys][0]!r}"
         )

@@ -252,27 +252,16 @@ class Scene:
     def _fetch(self, source: RasterioWindow, height: int, width: int, method: Resampling) -> Pixels:
         shape = (height, width)
         try:
+            valid = self._valid(source, shape)
+            if not valid.any():
+                # Large empty areas are common, and their values need not be decoded and resampled.
+                return Pixels(np.zeros((self.bands, *shape), self.dtype), valid)
             values = self._dataset.read(
                 list(self.spec.bands),
                 window=source,
                 out_shape=(self.bands, *shape),
                 resampling=method,
             )
-            valid = np.ones(shape, np.bool_)
-            for dataset, band in self._mask_bands:
-                # Nearest: a pixel is ground where the one at its centre is.
-                valid &= dataset.read_masks(band, window=source, out_shape=shape) > 0
-            if self._nodata_bands:
-                masks = self._dataset.read_masks(
-                    self._nodata_bands, window=source, out_shape=(len(self._nodata_bands), *shape)
-                )
-                valid &= masks.any(axis=0)
-            elif self.spec.nodata is not None:
-                # An internal mask or alpha hides the value from GDAL's own mask.
-                raw = self._dataset.read(
-                    list(self.spec.bands), window=source, out_shape=(self.bands, *shape)
-                )
-                valid &= (raw != self.spec.nodata).any(axis=0)
         except (RasterioError, ValueError) as error:
             raise InputError(
                 f"{self.path}: damaged, rows {int(source.row_off)} to "
@@ -283,6 +272,22 @@ class Scene:
             valid &= finite
             values[:, ~finite] = 0
         return Pixels(values, valid)
+
+    def _valid(self, source: RasterioWindow, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """Which pixels pass every mark. Nearest: a pixel is ground where the one at its centre is."""
+        valid = np.ones(shape, np.bool_)
+        for dataset, band in self._mask_bands:
+            valid &= dataset.read_masks(band, window=source, out_shape=shape) > 0
+        if self._nodata_bands:
+            bands = self._nodata_bands
+            masks = self._dataset.read_masks(bands, window=source, out_shape=(len(bands), *shape))
+            valid &= masks.any(axis=0)
+        elif self.spec.nodata is not None:
+            # An internal mask or alpha hides the value from GDAL's own mask.
+            bands = list(self.spec.bands)
+            raw = self._dataset.read(bands, window=source, out_shape=(len(bands), *shape))
+            valid &= (raw != self.spec.nodata).any(axis=0)
+        return valid
 
     @cached_property
     def _mask_bands(self) -> list[tuple[Any, int]]:

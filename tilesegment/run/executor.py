@@ -37,7 +37,7 @@ def run_dask(tasks: Sequence[BlockTask], workers: int | None, scheduler: str | N
     with _client(workers, scheduler) as (client, threads):
         tasks = [_with_lanes(task, threads) for task in tasks]
         waiting = iter(tasks)
-        pool = as_completed()
+        pool = as_completed(loop=client.loop)
         most = 2 * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
         for task in _take(waiting, most):
             pool.add(client.submit(_on_worker, task, pure=False))

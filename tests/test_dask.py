@@ -1,0 +1,173 @@
+"""Dask workers give what a loop gives. Worker processes load the real bundled model."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import psutil
+import pytest
+import rasterio
+
+import tilesegment
+from tilesegment.errors import SettingsError
+from tilesegment.tiling import memory
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Houses on grass: enough for the bundled model to find something."""
+    rng = np.random.default_rng(5)
+    picture = np.full((700, 900, 3), (96, 110, 70), np.float64) + rng.normal(0, 8, (700, 900, 1))
+    for _ in range(40):
+        row, col = rng.integers(20, 620), rng.integers(20, 820)
+        height, width = rng.integers(40, 75, 2)
+        picture[row + 12 : row + height + 12, col + 12 : col + width + 12] *= 0.4
+        picture[row : row + height, col : col + width] = (170, 90, 70)
+        picture[row : row + height // 2, col : col + width] = (205, 115, 90)
+    path = tmp_path_factory.mktemp("dask") / "scene.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", dtype="uint8", count=3, height=700, width=900, crs="EPSG:32645",
+        transform=rasterio.Affine(0.15, 0, 354000, 0, -0.15, 3057000), photometric="RGB",
+    ) as dataset:  # fmt: skip
+        dataset.write(np.clip(picture, 0, 255).astype(np.uint8).transpose(2, 0, 1))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "LEAST_BLOCK_PIXELS", 1)
+    monkeypatch.setattr(memory, "MOST_RECOMPUTE", 2.6)
+
+
+SETTINGS: dict[str, Any] = {"tile": (192, 192), "overlap": 32}
+
+
+def result(scene: Path, name: str, **settings: Any) -> tuple[geopandas.GeoDataFrame, np.ndarray, dict]:
+    out, mask = scene.parent / f"{name}.gpkg", scene.parent / f"{name}.tif"
+    record = tilesegment.predict(scene, out, mask=mask, overwrite=True, **{**SETTINGS, **settings})
+    with rasterio.open(mask) as dataset:
+        return geopandas.read_file(out), dataset.read(1), record
+
+
+@pytest.fixture(scope="module")
+def reference(scene: Path) -> tuple[geopandas.GeoDataFrame, np.ndarray, dict]:
+    found = result(scene, "serial")
+    assert len(found[0]) > 5
+    return found
+
+
+def same(one: tuple, other: tuple) -> None:
+    np.testing.assert_array_equal(one[1], other[1])
+    assert one[0].to_wkt().equals(other[0].to_wkt())
+
+
+def test_blocks_do_not_matter_with_a_real_network(scene, reference, monkeypatch) -> None:
+    monkeypatch.setattr(memory, "MOST_RECOMPUTE", 1.3)
+    other = result(scene, "other")
+    assert other[2]["counts"]["blocks"] != reference[2]["counts"]["blocks"]
+    same(other, reference)
+
+
+def test_two_workers_and_the_parent_without_torch(scene: Path, reference, tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys\nimport tilesegment\n"
+        "from tilesegment.tiling import memory\n"
+        "if __name__ == '__main__':\n"
+        "    memory.LEAST_BLOCK_PIXELS, memory.MOST_RECOMPUTE = 1, 2.6\n"
+        "    r = tilesegment.predict(sys.argv[1], sys.argv[2], mask=sys.argv[3], tile=(192, 192),\n"
+        "                            overlap=32, workers=2)\n"
+        "    assert r['counts']['blocks'] > 4, r['counts']\n"
+        "    print('torch' in sys.modules)\n"
+    )
+    out, mask = tmp_path / "r.gpkg", tmp_path / "m.tif"
+    done = subprocess.run(
+        [sys.executable, script, scene, out, mask], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["False"]
+    with rasterio.open(mask) as dataset:
+        same((geopandas.read_file(out), dataset.read(1)), reference)
+
+
+def start_dask(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli." + arguments[0], *arguments[1:]],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def test_a_running_scheduler_one_of_whose_workers_is_killed(scene: Path, reference, tmp_path: Path) -> None:
+    file = tmp_path / "scheduler.json"
+    processes = [
+        start_dask(
+            "dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
+            "--scheduler-file", str(file),
+        )
+    ]  # fmt: skip
+    try:
+        for name in ("a", "b"):
+            processes.append(
+                start_dask(
+                    "dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--name", name,
+                    "--no-nanny", "--no-dashboard", "--local-directory", str(tmp_path),
+                )
+            )  # fmt: skip
+        address = wait_for(lambda: scheduler_address(file, workers=2))
+        blocks = scene.parent / "joined.gpkg.partial"
+
+        def kill() -> None:
+            # Half-way: as soon as some block has been saved.
+            wait_for(lambda: len(list(blocks.glob("*.block"))) >= 2)
+            processes[1].send_signal(signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        found = result(scene, "joined", scheduler=address)
+        killer.join()
+        assert processes[1].wait(10) == -signal.SIGKILL
+        same(found, reference)
+    finally:
+        for process in reversed(processes):
+            if psutil.pid_exists(process.pid):
+                process.terminate()
+            process.wait(20)
+
+
+def wait_for(question: Any) -> Any:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        answer = question()
+        if answer:
+            return answer
+        time.sleep(0.05)
+    raise AssertionError("waited too long")
+
+
+def scheduler_address(file: Path, workers: int) -> str | None:
+    import json
+
+    from distributed import Client
+
+    if not file.exists() or not file.read_text():
+        return None
+    address: str = json.loads(file.read_text())["address"]
+    with Client(address, timeout="5s", set_as_default=False) as client:
+        return address if len(client.scheduler_info(n_workers=-1)["workers"]) == workers else None
+
+
+def test_a_scheduler_that_is_not_there(scene: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no scheduler answers"):
+        tilesegment.predict(scene, tmp_path / "r.gpkg", scheduler="tcp://127.0.0.1:1")
+    assert os.listdir(tmp_path) == []
