@@ -445,6 +445,7 @@ class TestRefusals:
         with pytest.raises(InputError, match="no valid pixel"):
             tilesegment.predict(empty, tmp_path / "r.tif", model=model())
         assert not (tmp_path / "r.tif").exists()
+        assert not ledger_folder(tmp_path / "r.tif").exists()
         assert counter.calls == 0
 
     def test_a_damaged_scene_leaves_no_output(self, scene, model, counter, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tilesegment.errors import InputError, SettingsError
+from tilesegment.errors import SettingsError
 from tilesegment.grid import Window
 from tilesegment.raster.source import Pixels, Scene
 
@@ -35,7 +35,7 @@ def value_range(
     """The range of a scene: `stretch` ("0,4000" or "2%,98%"), else the card's where the dtype is the one
     the model was trained on, else the scene's own 2-98 percentiles.
 
-    Raises SettingsError for an unusable stretch, InputError where no pixel is valid.
+    Raises SettingsError for an unusable stretch.
     """
     if stretch is None and scene.dtype.name == card_dtype:
         low, high = card_range
@@ -127,9 +127,3 @@ def _edge_squares(height: int, width: int, side: int) -> list[tuple[int, int]]:
     border = {(row, col) for row in rows for col in (cols[0], cols[-1])}
     border |= {(row, col) for row in (rows[0], rows[-1]) for col in cols}
     return sorted(border)
-
-
-def require_valid(scene: Scene, valid_pixels: int) -> None:
-    """Raises InputError where a scene turned out to hold no valid pixel at all."""
-    if valid_pixels == 0:
-        raise InputError(f"{scene.path}: no valid pixel (all nodata, transparent or NaN)")

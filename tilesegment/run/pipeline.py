@@ -11,11 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tilesegment.errors import OutputError, SettingsError
+from tilesegment.errors import InputError, OutputError, SettingsError
 from tilesegment.grid import Grid
 from tilesegment.raster.sink import Band, category_sidecar, is_raster, write_band
-from tilesegment.raster.source import gdal_environment
-from tilesegment.raster.values import require_valid
+from tilesegment.raster.source import Scene, gdal_environment
 from tilesegment.report.overlay import write_overlay
 from tilesegment.run.blockfile import BlockInfo
 from tilesegment.run.executor import run_dask, run_serial
@@ -146,8 +145,10 @@ def run_predict(
         found, fresh = _predict_missing(prepared, ledger, settings, progress)
         infos = list(found.values())
         warnings += _late_warnings(infos, settings, warnings)
-        with open_scene_again(prepared) as scene:
-            require_valid(scene, sum(info.valid_pixels for info in infos))
+        if not any(info.valid_pixels for info in infos):
+            # That is an answer: there is nothing to go on with.
+            ledger.remove()
+            raise InputError(f"{source}: no valid pixel (all nodata, transparent or NaN)")
         marks = provenance(source, prepared.job.model, plain_settings(settings))
         publishing = time.perf_counter()
         counts = _write_outputs(prepared, ledger, outputs, settings, marks)
@@ -158,13 +159,6 @@ def run_predict(
         write_atomic(outputs.record, json.dumps(record, indent=1, default=str) + "\n")
         ledger.remove()
     return Run(outputs, record)
-
-
-def open_scene_again(prepared: Prepared) -> Any:
-    """The scene of a prepared run, read as its job reads it."""
-    from tilesegment.raster.source import Scene
-
-    return Scene(prepared.job.scene)
 
 
 def _predict_missing(
@@ -270,7 +264,7 @@ def _write_outputs(
             read = _reader(prepared, settings, mosaic.probability)
             write_band(begin(outputs.probability), band, read)
         if outputs.overlay is not None:
-            with open_scene_again(prepared) as scene:
+            with Scene(prepared.job.scene) as scene:
                 write_overlay(
                     begin(outputs.overlay), scene, prepared.range, job.plan.region, mosaic.classes, labels
                 )
