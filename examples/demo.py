@@ -221,12 +221,8 @@ def make_town(seed: int) -> np.ndarray:
     return town.finish()
 
 
-def main(folder: Path) -> None:
-    """Make the scene, predict it, say where everything is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    begin = time.perf_counter()
-    picture = make_town(seed=4)
-    scene = folder / "scene.tif"
+def write_scene(path: Path, picture: np.ndarray) -> None:
+    """A picture as a tiled GeoTIFF, somewhere near Munich."""
     profile = {
         "driver": "GTiff",
         "dtype": "uint8",
@@ -237,9 +233,18 @@ def main(folder: Path) -> None:
     }
     place = Affine(METRES, 0, 690_000, 0, -METRES, 5_335_000)
     with rasterio.open(
-        scene, "w", crs="EPSG:25832", transform=place, photometric="RGB", compress="deflate", **profile
+        path, "w", crs="EPSG:25832", transform=place, photometric="RGB", compress="deflate", **profile
     ) as dataset:
         dataset.write(picture.transpose(2, 0, 1))
+
+
+def main(folder: Path) -> None:
+    """Make the scene, predict it, say where everything is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    begin = time.perf_counter()
+    picture = make_town(seed=4)
+    scene = folder / "scene.tif"
+    write_scene(scene, picture)
     made = time.perf_counter()
     record = tilesegment.predict(
         scene,
