@@ -6,6 +6,7 @@ import numpy as np
 
 from tilesegment.model.card import Card, ModelClass, default_colours
 from tilesegment.model.store import ModelFile
+from tilesegment.tiling.blend import Strip, count_probability
 
 
 def fake_card(classes: int = 2, **fields: object) -> Card:
@@ -19,23 +20,54 @@ def fake_model(classes: int = 2, **fields: object) -> ModelFile:
     return ModelFile("fake", "/nowhere", "0" * 64, 1000, fake_card(classes, **fields))
 
 
-class Constant:
+class Ready:
+    """A result that is there already."""
+
+    def __init__(self, counts: np.ndarray) -> None:
+        self._counts = counts
+
+    def result(self) -> np.ndarray:
+        return self._counts
+
+    def cancel(self) -> None:
+        pass
+
+
+class Fake:
+    """A predictor from a function of tiles in 0..1 whose invalid pixels are 0."""
+
+    name, batch, depth = "fake", 1, 3
+    channels = 1
+
+    def submit(self, values: np.ndarray, valid: np.ndarray) -> Ready:
+        tiles = np.where(valid[:, None], values.astype(np.float32) / 255, 0).astype(np.float32)
+        return Ready(count_probability(self(tiles)))
+
+    def blender(self, weights: np.ndarray, width: int, top: int) -> Strip:
+        return Strip(weights, self.channels, width, top)
+
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+
+class Constant(Fake):
     """Says the same of every pixel."""
 
-    name, batch, lanes = "constant", 3, 2
+    name, batch = "constant", 3
 
     def __init__(self, probability: float | tuple[float, ...]) -> None:
         self.values = np.atleast_1d(np.asarray(probability, np.float32))
+        self.channels = len(self.values)
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         shape = (len(tiles), len(self.values), *tiles.shape[-2:])
         return np.broadcast_to(self.values[:, None, None], shape).astype(np.float32)
 
 
-class Wavy:
+class Wavy(Fake):
     """Depends on each pixel, on the whole tile and on the place in it, as networks do."""
 
-    name, lanes = "wavy", 2
+    name = "wavy"
 
     def __init__(self, channels: int = 1, batch: int = 1) -> None:
         self.channels, self.batch, self.calls = channels, batch, 0

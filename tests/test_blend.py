@@ -13,6 +13,7 @@ from tilesegment.tiling.blend import (
     PROBABILITY_MAX,
     Strip,
     axis_weights,
+    count_probability,
     tile_weights,
 )
 from tilesegment.tiling.plan import MOST_OVERLAP, Axis
@@ -78,7 +79,7 @@ def test_the_strip_equals_the_weighted_mean(height: int, width: int, tile: int, 
         for c in range(cols.count):
             values = rng.random((1, tile, tile), np.float32)
             tiles.append((rows.start(r), cols.start(c), values[0]))
-            strip.add(cols.start(c), values)
+            strip.add(cols.start(c), count_probability(values))
     result.append(strip.advance(strip.top + tile)[1])
     expected = brute_force(tiles, weights, shape) * PROBABILITY_MAX
     assert np.abs(np.concatenate(result) - expected).max() <= 0.52
@@ -86,7 +87,7 @@ def test_the_strip_equals_the_weighted_mean(height: int, width: int, tile: int, 
 
 def test_no_tile_means_nodata() -> None:
     strip = Strip(tile_weights((4, 4), 0, "linear"), 2, 6)
-    strip.add(0, np.full((2, 4, 4), 0.5, np.float32))
+    strip.add(0, np.full((2, 4, 4), FINE_MAX // 2, np.uint16))
     classes, probability = strip.advance(4)
     assert (classes[:, 4:] == NODATA).all()
     assert (probability[:, 4:] == NODATA).all()

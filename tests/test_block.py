@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tests.fakes import Constant, Wavy, fake_model
 from tilesegment.grid import Window
 from tilesegment.model.engines import Predictor
+from tilesegment.model.engines.choose import EngineChoice
 from tilesegment.raster.source import Scene, open_scene
-from tilesegment.run.block import Stopwatch, block_pixels
+from tilesegment.run.block import Stopwatch, block_content
 from tilesegment.run.job import Job, TraceSettings
 from tilesegment.tiling.blend import BLEND_MODES, NODATA, PROBABILITY_MAX
 from tilesegment.tiling.plan import Plan
@@ -29,11 +30,11 @@ def job_of(
         scene=scene.spec,
         model=fake_model(classes),
         plan=plan,
+        dtype="uint8",
         low=(0.0,) * 3,
         high=(255.0,) * 3,
         blend=blend,  # type: ignore[arg-type]
-        device="cpu",
-        precision="fp32",
+        engine=EngineChoice("torch", "cpu", "fp32"),
         batch=None,
         lanes=2,
         aoi=aoi,
@@ -50,7 +51,7 @@ def predicted(
     probability = np.full((region.height, region.width), 200, np.uint8)
     classes = None
     for block in plan.blocks:
-        pixels, _ = block_pixels(scene, predictor, job_of(scene, plan, **job), block, Stopwatch())  # type: ignore[arg-type]
+        pixels, _, _ = block_content(scene, predictor, job_of(scene, plan, **job), block, Stopwatch())  # type: ignore[arg-type]
         here = block.window.relative_to(region).slices
         probability[here] = pixels.probability
         if pixels.classes is not None:

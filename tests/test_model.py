@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from tests.fakes import fake_card
-from tilesegment.errors import ModelError, SettingsError
+from tilesegment.errors import ModelError
 from tilesegment.model.build import build_network, load_network
 from tilesegment.model.card import Card, ModelClass
-from tilesegment.model.engines.torch import TorchPredictor
 from tilesegment.model.preprocess import normalise
 from tilesegment.model.store import find_model, read_weights, save_model
 
@@ -129,33 +128,6 @@ def test_unknown_names_and_unreachable_weights_are_one_line(monkeypatch: pytest.
     with pytest.raises(ModelError, match="imagenet weights of mobilenet_v2 cannot be loaded") as caught:
         build_network(small_card(), "imagenet")
     assert "\n" not in str(caught.value)
-
-
-class TestPredictor:
-    def test_two_classes_are_one_probability(self, saved: str) -> None:
-        model = find_model(saved)
-        tiles = np.random.default_rng(0).standard_normal((3, 3, 64, 64)).astype(np.float32)
-        found = TorchPredictor(model, "cpu", "fp32", 2, 1)(tiles)
-        with torch.inference_mode():
-            expected = load_network(model)(torch.from_numpy(tiles)).softmax(dim=1)[:, 1:].numpy()
-        assert found.shape == (3, 1, 64, 64)
-        np.testing.assert_allclose(found, expected, atol=1e-5)
-
-    def test_a_tile_does_not_depend_on_its_batch(self, saved: str) -> None:
-        predictor = TorchPredictor(find_model(saved), "cpu", "fp32", 4, 2)
-        tiles = np.random.default_rng(0).standard_normal((4, 3, 64, 64)).astype(np.float32)
-        together = predictor(tiles)
-        for k in range(4):
-            np.testing.assert_array_equal(predictor(tiles[k : k + 1])[0], together[k])
-
-    def test_any_tile_size(self, saved: str) -> None:
-        found = TorchPredictor(find_model(saved), "cpu", "fp32", 1, 1)(np.zeros((1, 3, 50, 70), np.float32))
-        assert found.shape == (1, 1, 50, 70)
-
-    def test_devices_that_are_not_there(self, saved: str) -> None:
-        for device in ("cuda:99", "nonsense"):
-            with pytest.raises(SettingsError, match="--device"):
-                TorchPredictor(find_model(saved), device, "fp32", 1, 1)
 
 
 class TestNormalise:

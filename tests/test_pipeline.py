@@ -36,11 +36,11 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Wavy:
     """Replaces the network; counts the tiles it is asked for."""
     wavy = Wavy()
 
-    def load(job: Any, device_index: int) -> Wavy:
-        wavy.channels = job.model.card.channels
+    def load(name: str, model: Any, setup: Any) -> Wavy:
+        wavy.channels = model.card.channels
         return wavy
 
-    monkeypatch.setattr(block_module, "load_predictor", load)
+    monkeypatch.setattr(block_module, "load_engine", load)
     monkeypatch.setattr(block_module, "_loaded", {})
     # Small scenes are to have several blocks.
     monkeypatch.setattr(memory, "LEAST_BLOCK_PIXELS", 1)
@@ -240,7 +240,7 @@ class Stops(Wavy):
 
 
 def interrupted(monkeypatch, scene: Path, out: Path, after: int, **settings: Any) -> None:
-    monkeypatch.setattr(block_module, "load_predictor", lambda job, index: Stops(after))
+    monkeypatch.setattr(block_module, "load_engine", lambda name, model, setup: Stops(after))
     monkeypatch.setattr(block_module, "_loaded", {})
     with pytest.raises(RuntimeError, match="power cut"):
         tilesegment.predict(scene, out, **settings)
@@ -250,7 +250,7 @@ def interrupted(monkeypatch, scene: Path, out: Path, after: int, **settings: Any
 
 def restored(monkeypatch, counter: Wavy) -> None:
     counter.calls = 0
-    monkeypatch.setattr(block_module, "load_predictor", lambda job, index: counter)
+    monkeypatch.setattr(block_module, "load_engine", lambda name, model, setup: counter)
     monkeypatch.setattr(block_module, "_loaded", {})
 
 
@@ -417,7 +417,7 @@ class TestRefusals:
             ("r.tif", {"blend": "hann"}, "linear, cosine, gauss"),
             ("r.tif", {"model": "rofs"}, "did you mean 'roofs'"),
             ("r.tif", {"bidx": (1, 2)}, "names 2 bands, the model 'fake' reads 3"),
-            ("r.tif", {"max_memory": "1GB"}, "is less than the"),
+            ("r.tif", {"max_memory": "300MB"}, "is less than the"),
             ("r.tif", {"bbox": (0, 0, 1, 1)}, "outside the scene"),
             ("r.tif", {"bbox": (5, 5, 1, 1)}, "left,bottom,right,top"),
             ("r.tif", {"aoi": "none.gpkg"}, "--aoi none.gpkg: cannot be read"),
@@ -570,7 +570,7 @@ class Slow(Wavy):
 
 if __name__ == "__main__":
     memory.LEAST_BLOCK_PIXELS, memory.MOST_RECOMPUTE = 1, 3.0
-    block.load_predictor = lambda job, index: Slow()
+    block.load_engine = lambda name, model, setup: Slow()
     tilesegment.predict(sys.argv[1], sys.argv[2], model=sys.argv[3], mask=sys.argv[2] + ".tif")
 """
 

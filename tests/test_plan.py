@@ -76,7 +76,7 @@ def test_an_impossible_overlap_is_refused_with_the_possible_ones(overlap: int) -
         Plan(10, 10, Window(0, 0, 10, 10), (128, 128), overlap)
 
 
-LOAD = Load(3, 1, 1, 20_000_000, 100_000_000, 2, 1)
+LOAD = Load(3, 1, 1, 20_000_000, 100_000_000, 2, 1, 920_000_000)
 
 
 def plan_of(height: int, width: int) -> Plan:

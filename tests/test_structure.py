@@ -26,7 +26,8 @@ ONLY = {
     "distributed": {"run/executor.py"},
     "dask": {"run/executor.py"},
     "click": {"cli/"},
-    "torch": {"model/build.py", "model/engines/torch.py"},
+    "torch": {"model/build.py", "model/export.py", "model/engines/torch.py"},
+    "openvino": {"model/export.py", "model/engines/openvino.py"},
     "segmentation_models_pytorch": {"model/build.py"},
 }
 

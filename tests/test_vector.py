@@ -44,7 +44,7 @@ def joined(
             window = Window(row, col, row_end - row, col_end - col)
             part = np.ascontiguousarray(mask[window.slices])
             group.append(len(pieces))
-            pieces.append(trace(part, probability[window.slices], window, mask.shape[1], part != 0))
+            pieces.append(trace(part, probability[window.slices], window, mask.shape[1], 0))
         groups.append((group, row_end * mask.shape[1]))
     return Features.concatenate(list(join(lambda k: pieces[k], groups, connectivity)))
 
@@ -103,7 +103,7 @@ def test_statistics_are_those_of_the_pixels(mask, seed) -> None:
 def test_a_large_trace_sums_exactly() -> None:
     probability = np.full((4200, 4100), 254, np.uint8)
     mask = np.ones_like(probability)
-    traced = trace(mask, probability, Window(0, 0, *mask.shape), 4100, mask != 0)
+    traced = trace(mask, probability, Window(0, 0, *mask.shape), 4100, 0)
     assert traced.total.tolist() == [254 * mask.size]
 
 
@@ -115,9 +115,9 @@ def multi_class(plan: Plan, mask: np.ndarray, tolerance: float) -> Features:
 
         def read(piece: Window):
             part = np.ascontiguousarray(mask[piece.slices])
-            return part, None, part != 0
+            return part, None
 
-        return trace_pieces(plan, window, read, (tolerance, tolerance))
+        return trace_pieces(plan, window, read, 0, (tolerance, tolerance))
 
     rows: dict[int, list[int]] = {}
     for block in blocks:

@@ -102,6 +102,7 @@ class PredictSettings:
     aoi: str | None = None
     match_input: bool = False
     vector: VectorSettings = VectorSettings()
+    engine: str = "auto"
     device: str = "auto"
     precision: str = "auto"
     workers: int | None = None

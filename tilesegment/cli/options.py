@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from tilesegment.errors import SettingsError
+from tilesegment.model.engines.choose import ENGINES
 from tilesegment.settings import Measure, VectorSettings, load_yaml, parse_bytes, parse_tile
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -188,6 +189,13 @@ SCENE = together(
     option("--match-input", is_flag=True, help="Masks on the input's own grid."),
 )
 RUNNING = together(
+    option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        default="auto",
+        show_default=True,
+        help="auto: torch on a GPU, OpenVINO on a CPU.",
+    ),
     option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps."),
     option("--precision", default="auto", show_default=True, help="auto, fp32, bf16 or fp16."),
     option("--workers", type=int, help="Start this many Dask worker processes."),

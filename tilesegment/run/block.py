@@ -1,7 +1,8 @@
-"""Predicting one block: read, normalise, forward, blend, trace, save.
+"""Predicting one block: read, forward, blend, trace, save.
 
-Reading runs ahead in a thread of its own and forward passes run in `lanes` threads, while this one
-blends their results in the order of the tiles. A block needs no other block and no shared state.
+Nothing waits for what it does not need: one thread reads ahead, the engine predicts several batches at a
+time, this thread blends their results in the order of the tiles, and another one traces the rows that are
+finished. A block needs no other block and no shared state.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from numpy.typing import NDArray
 
 from tilesegment.errors import BlockFailedError
 from tilesegment.grid import Window
-from tilesegment.model.engines import Predictor
-from tilesegment.model.preprocess import normalise
+from tilesegment.model.engines import Pending, Predictor, Setup, load_engine
 from tilesegment.raster.aoi import inside_aoi
 from tilesegment.raster.source import Pixels, Scene, gdal_environment
 from tilesegment.raster.values import blank_value
 from tilesegment.run.blockfile import BlockInfo, BlockPixels, write_block
 from tilesegment.run.job import BlockTask, Job, trace_block
-from tilesegment.tiling.blend import NODATA, Strip, tile_weights
+from tilesegment.tiling.blend import NODATA, tile_weights
 from tilesegment.tiling.plan import Block
+from tilesegment.vector.trace import Fragments
 
 # A worker process predicts one block at a time, however many threads its scheduler gives it.
 _ONE_BLOCK = threading.Lock()
@@ -50,9 +51,12 @@ class Stopwatch:
         try:
             yield
         finally:
-            spent = time.perf_counter() - begin
-            with self._lock:
-                self.seconds[name] = self.seconds.get(name, 0.0) + spent
+            self.add(name, time.perf_counter() - begin)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add to a stage's time."""
+        with self._lock:
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,7 @@ def predict_block(
     with _ONE_BLOCK, gdal_environment(job.scene.gdal), Scene(job.scene) as scene:
         with watch.stage("load"):
             predictor = _predictor(job, device_index)
-        pixels, counts = block_pixels(scene, predictor, job, block, watch, tick)
-        with watch.stage("trace"):
-            fragments = trace_block(job.plan, block.window, pixels.classes, pixels.probability, job.tracing)
+        pixels, counts, fragments = block_content(scene, predictor, job, block, watch, tick)
         info = BlockInfo(
             name=block.name,
             height=block.window.height,
@@ -103,21 +105,21 @@ class Counts:
     blank: int | None = None
 
 
-def block_pixels(
+def block_content(
     scene: Scene,
     predictor: Predictor,
     job: Job,
     block: Block,
     watch: Stopwatch,
     tick: Callable[[], None] = lambda: None,
-) -> tuple[BlockPixels, Counts]:
-    """The blended classes and probabilities of a block."""
+) -> tuple[BlockPixels, Counts, Fragments]:
+    """The blended classes and probabilities of a block, and its fragments."""
     plan, window = job.plan, block.window
     counts = Counts()
     wanted = np.zeros((window.height, window.width), np.bool_)
     weights = tile_weights(plan.tile, plan.overlap, job.blend)
-    strip = Strip(weights, job.model.card.channels, window.width, plan.rows.start(block.tile_rows[0]))
-    result = _Result.empty(window, job.model.card.channels > 1)
+    blender = predictor.blender(weights, window.width, plan.rows.start(block.tile_rows[0]))
+    result = _Result(window, wanted, job.model.card.channels > 1)
 
     def tiles() -> Iterator[tuple[int, int, Pixels]]:
         for row in _tile_rows(scene, job, block, watch):
@@ -132,56 +134,94 @@ def block_pixels(
                     counts.blank = blank_value(tile.values, tile.valid)
                 yield row.index, plan.cols.start(col) - window.col, tile
 
-    current = block.tile_rows[0]
-    for row, col, probability in _forward(tiles(), predictor, job, watch):
+    def finish_rows(top: int) -> None:
         with watch.stage("blend"):
-            while current < row:
-                current += 1
-                result.put(strip.top, strip.advance(plan.rows.start(current)))
-            strip.add(col, probability)
-        tick()
-    with watch.stage("blend"):
-        for index in range(current + 1, block.tile_rows[-1] + 1):
-            result.put(strip.top, strip.advance(plan.rows.start(index)))
-        result.put(strip.top, strip.advance(strip.top + plan.tile[0]))
-        counts.valid = int(wanted.sum())
-        return result.finish(wanted), counts
+            begin = blender.top
+            result.put(begin, *blender.advance(top))
+
+    with ThreadPoolExecutor(1) as tracer:
+        with result.closing():
+            traced = tracer.submit(_trace, result, job, watch)
+            current = block.tile_rows[0]
+            for row, col, found in _forward(tiles(), predictor, watch):
+                while current < row:
+                    current += 1
+                    finish_rows(plan.rows.start(current))
+                with watch.stage("blend"):
+                    blender.add(col, found)
+                tick()
+            for index in range(current + 1, block.tile_rows[-1] + 1):
+                finish_rows(plan.rows.start(index))
+            finish_rows(blender.top + plan.tile[0])
+        with watch.stage("trace at the end"):
+            fragments = traced.result()
+    counts.valid = int(wanted.sum())
+    return BlockPixels(result.classes, result.probability), counts, fragments
 
 
-@dataclass
 class _Result:
-    """A block's arrays, filled from strips that may begin above it and end below it."""
+    """A block's arrays, filled from above by strips that may begin above it and end below it, and read by
+    others as far as they are filled. wanted: what may be written, complete for a row before it is put."""
 
-    window: Window
-    classes: NDArray[np.uint8] | None
-    probability: NDArray[np.uint8]
-
-    @classmethod
-    def empty(cls, window: Window, multi: bool) -> _Result:
+    def __init__(self, window: Window, wanted: NDArray[np.bool_], multi: bool) -> None:
         shape = (window.height, window.width)
-        classes = np.full(shape, NODATA, np.uint8) if multi else None
-        return cls(window, classes, np.full(shape, NODATA, np.uint8))
+        self.window = window
+        self.classes = np.full(shape, NODATA, np.uint8) if multi else None
+        self.probability = np.full(shape, NODATA, np.uint8)
+        self._wanted = wanted
+        self._filled = 0
+        self._closed = False
+        self._changed = threading.Condition()
 
-    def put(self, row: int, strip: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> None:
-        begin, end = max(row, self.window.row), min(row + len(strip[0]), self.window.row_end)
+    def put(self, row: int, classes: NDArray[np.uint8], probability: NDArray[np.uint8]) -> None:
+        """Take the rows of a strip that begins at `row` of the grid."""
+        begin, end = max(row, self.window.row), min(row + len(classes), self.window.row_end)
         if begin >= end:
             return
         here = slice(begin - self.window.row, end - self.window.row)
         there = slice(begin - row, end - row)
+        wanted = self._wanted[here]
+        if ((probability[there] == NODATA) & wanted).any():
+            raise BlockFailedError("a valid pixel was not predicted; please report this")
+        np.copyto(self.probability[here], probability[there], where=wanted)
         if self.classes is not None:
-            self.classes[here] = strip[0][there]
-        self.probability[here] = strip[1][there]
+            np.copyto(self.classes[here], classes[there], where=wanted)
+        with self._changed:
+            self._filled = here.stop
+            self._changed.notify_all()
 
-    def finish(self, wanted: NDArray[np.bool_]) -> BlockPixels:
-        # Row by row of memory: whole-block temporaries would double the block.
-        for row in range(0, self.window.height, 512):
-            band = slice(row, row + 512)
-            if (self.probability[band][wanted[band]] == NODATA).any():
-                raise BlockFailedError("a valid pixel was not predicted; please report this")
-            self.probability[band][~wanted[band]] = NODATA
-            if self.classes is not None:
-                self.classes[band][~wanted[band]] = NODATA
-        return BlockPixels(self.classes, self.probability)
+    def wait(self, rows: int) -> None:
+        """Return when the first `rows` rows are there. Raises BlockFailedError where they never will be."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._filled >= rows or self._closed)
+            if self._filled < rows:
+                raise BlockFailedError("the block was not finished")
+
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """After the body nothing more is put: whoever waits gets an error."""
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._closed = True
+                self._changed.notify_all()
+
+
+def _trace(result: _Result, job: Job, watch: Stopwatch) -> Fragments:
+    """Trace a block piece by piece, each as soon as its rows are there."""
+    waited = Stopwatch()
+
+    def before(piece: Window) -> None:
+        with waited.stage("rows"):
+            result.wait(piece.row_end - result.window.row)
+
+    begin = time.perf_counter()
+    fragments = trace_block(
+        job.plan, result.window, result.classes, result.probability, job.tracing, before
+    )
+    watch.add("trace", time.perf_counter() - begin - waited.seconds.get("rows", 0.0))
+    return fragments
 
 
 def _tile_rows(scene: Scene, job: Job, block: Block, watch: Stopwatch) -> Iterator[TileRow]:
@@ -245,31 +285,31 @@ def _cut(row: TileRow, col: int, width: int) -> Pixels | None:
 
 
 def _forward(
-    tiles: Iterator[tuple[int, int, Pixels]], predictor: Predictor, job: Job, watch: Stopwatch
-) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
-    """Probabilities of the tiles, in their order, batches filled across rows."""
+    tiles: Iterator[tuple[int, int, Pixels]], predictor: Predictor, watch: Stopwatch
+) -> Iterator[tuple[int, int, Any]]:
+    """Counted probabilities of the tiles, in their order, batches filled across rows."""
+    waiting: deque[tuple[list[tuple[int, int]], Pending]] = deque()
 
-    def work(pixels: list[Pixels]) -> NDArray[np.float32]:
-        with watch.stage("normalise"):
-            batch = np.stack(
-                [normalise(p.values, p.valid, job.low, job.high, job.model.card) for p in pixels]
-            )
+    def oldest() -> Iterator[tuple[int, int, Any]]:
+        places, pending = waiting.popleft()
         with watch.stage("forward"):
-            return predictor(batch)
+            found = pending.result()
+        for (row, col), counts in zip(places, found, strict=True):
+            yield row, col, counts
 
-    waiting: deque[tuple[list[tuple[int, int]], Future[NDArray[np.float32]]]] = deque()
-    with ThreadPoolExecutor(predictor.lanes) as lanes:
-        try:
-            for batch in _batches(tiles, predictor.batch):
-                places = [(row, col) for row, col, _ in batch]
-                waiting.append((places, lanes.submit(work, [tile for _, _, tile in batch])))
-                if len(waiting) > 2 * predictor.lanes:
-                    yield from _placed(*waiting.popleft())
-            while waiting:
-                yield from _placed(*waiting.popleft())
-        finally:
-            for _, future in waiting:
-                future.cancel()
+    try:
+        for batch in _batches(tiles, predictor.batch):
+            if len(waiting) == predictor.depth:
+                yield from oldest()
+            with watch.stage("submit"):
+                values = np.stack([tile.values for _, _, tile in batch])
+                valid = np.stack([tile.valid for _, _, tile in batch])
+                waiting.append(([(row, col) for row, col, _ in batch], predictor.submit(values, valid)))
+        while waiting:
+            yield from oldest()
+    finally:
+        for _, pending in waiting:
+            pending.cancel()
 
 
 def _batches(
@@ -285,24 +325,21 @@ def _batches(
         yield batch
 
 
-def _placed(
-    places: list[tuple[int, int]], future: Future[NDArray[np.float32]]
-) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
-    for (row, col), probability in zip(places, future.result(), strict=True):
-        yield row, col, probability
-
-
 def _predictor(job: Job, device_index: int) -> Predictor:
     """The model, loaded once a process."""
-    key = (job.model.sha256, job.device, job.precision, job.batch, job.lanes, device_index)
+    setup = Setup(
+        tile=job.plan.tile,
+        dtype=job.dtype,
+        low=job.low,
+        high=job.high,
+        device=job.engine.device,
+        device_index=device_index,
+        precision=job.engine.precision,
+        batch=job.batch,
+        lanes=job.lanes,
+    )
+    key = job.engine.engine, job.model.sha256, setup
     if key not in _loaded:
         _loaded.clear()
-        _loaded[key] = load_predictor(job, device_index)
+        _loaded[key] = load_engine(job.engine.engine, job.model, setup)
     return _loaded[key]
-
-
-def load_predictor(job: Job, device_index: int) -> Predictor:
-    """The engine of a job. Only here, in the process that predicts, torch is imported."""
-    from tilesegment.model.engines.torch import TorchPredictor
-
-    return TorchPredictor(job.model, job.device, job.precision, job.batch, job.lanes, device_index)

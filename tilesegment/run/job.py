@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilesegment.grid import Window
+from tilesegment.model.engines.choose import EngineChoice
 from tilesegment.model.store import ModelFile
 from tilesegment.raster.source import SceneSpec
 from tilesegment.tiling.blend import NODATA, PROBABILITY_MAX, BlendMode
@@ -43,28 +45,48 @@ class TraceSettings:
         """The class of each pixel from what a block has saved; 255 where nothing was predicted."""
         if classes is not None:
             return classes
-        least = math.ceil(self.threshold * PROBABILITY_MAX - 1e-9)
-        result = (probability >= least).astype(np.uint8)
+        result = self._is_foreground(probability).view(np.uint8)
         result[probability == NODATA] = NODATA
         return result
+
+    @property
+    def outside(self) -> int:
+        """The label of what does not become polygons."""
+        return NODATA if 0 in self.values else 0
+
+    def labels(
+        self, classes: NDArray[np.uint8] | None, probability: NDArray[np.uint8]
+    ) -> NDArray[np.uint8]:
+        """As `classes`, with `outside` for all but the classes that become polygons."""
+        if classes is None and self.values == (1,):
+            return self._is_foreground(probability).view(np.uint8)
+        table = np.full(256, self.outside, np.uint8)
+        table[list(self.values)] = self.values
+        return table[self.classes(classes, probability)]
+
+    def _is_foreground(self, probability: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        least = math.ceil(self.threshold * PROBABILITY_MAX - 1e-9)
+        # Unsigned differences wrap around, so that this says least <= probability < NODATA at once.
+        return (probability - np.uint8(least)) < np.uint8(NODATA - least)
 
 
 @dataclass(frozen=True)
 class Job:
     """One run's work, the same for all of its blocks.
 
-    low, high: the value range by band. aoi: WKB in pixel coordinates of the working grid, or None.
-    batch: tiles a call, None for the engine's own. lanes: forward passes at a time in a process.
+    dtype: of the scene's values; low, high: the value range by band. aoi: WKB in pixel coordinates of the
+    working grid, or None. batch: tiles a call, None for the engine's own. lanes: forward passes at a time
+    in a process.
     """
 
     scene: SceneSpec
     model: ModelFile
     plan: Plan
+    dtype: str
     low: tuple[float, ...]
     high: tuple[float, ...]
     blend: BlendMode
-    device: str
-    precision: str
+    engine: EngineChoice
     batch: int | None
     lanes: int
     aoi: bytes | None
@@ -87,16 +109,17 @@ def trace_block(
     classes: NDArray[np.uint8] | None,
     probability: NDArray[np.uint8],
     settings: TraceSettings,
+    before: Callable[[Window], None] = lambda piece: None,
 ) -> Fragments:
     """The fragments of a block from its saved pixels, (rows, columns) of `window`; none where no polygons
-    are wanted."""
+    are wanted. before: called with each piece of the block before its pixels are looked at."""
 
     def read(piece: Window) -> Traceable:
+        before(piece)
         rows, cols = piece.relative_to(window).slices
         part = probability[rows, cols]
-        if not settings.trace:
-            return part, part, np.zeros(part.shape, np.bool_)
-        values = settings.classes(None if classes is None else classes[rows, cols], part)
-        return np.ascontiguousarray(values), part, np.isin(values, settings.values)
+        return settings.labels(None if classes is None else classes[rows, cols], part), part
 
-    return trace_pieces(plan, window, read, settings.tolerance)
+    return trace_pieces(
+        plan, window, read if settings.trace else None, settings.outside, settings.tolerance
+    )

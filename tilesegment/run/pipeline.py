@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -224,59 +225,82 @@ def _write_outputs(
     marks: dict[str, str],
 ) -> dict[str, int]:
     """Write every output under a temporary name, then give all of them their names."""
-    job = prepared.job
-    mosaic = Mosaic(job.plan, job.tracing, ledger.path)
-    labels = job.model.card.labels
-    counts: dict[str, int] = {}
     ready: list[tuple[Path, Path]] = []
-
-    def begin(path: Path) -> Path:
-        temporary = temporary_for(path)
-        discard(temporary)
-        ready.append((temporary, path))
-        return temporary
-
     try:
-        if outputs.vector is not None:
-            features = whole_features(
-                job.plan,
-                fragments_loader(job.plan, ledger.path),
-                prepared.grid,
-                prepared.measures,
-                job.tracing.tolerance is not None,
-                len(job.tracing.values) > 1,
-            )
-            layer = Layer(
-                grid=prepared.grid,
-                labels={value: labels[value] for value in job.tracing.values},
-                name=settings.vector.layer or outputs.vector.stem,
-                multi=settings.vector.connectivity == 8,
-                dst_crs=settings.vector.dst_crs,
-                options=settings.lco,
-                metadata=marks,
-            )
-            counts["polygons"] = write_layer(begin(outputs.vector), layer, features)
-        for path in outputs.masks:
-            band = Band(_output_grid(prepared, settings), labels, settings.cog, settings.co, marks)
-            write_band(begin(path), band, _reader(prepared, settings, mosaic.classes))
-        if outputs.probability is not None:
-            band = Band(_output_grid(prepared, settings), None, settings.cog, settings.co, marks)
-            read = _reader(prepared, settings, mosaic.probability)
-            write_band(begin(outputs.probability), band, read)
-        if outputs.overlay is not None:
-            with Scene(prepared.job.scene) as scene:
-                write_overlay(
-                    begin(outputs.overlay), scene, prepared.range, job.plan.region, mosaic.classes, labels
-                )
+        for path in outputs.all:
+            ready.append((temporary_for(path), path))
+            discard(temporary_for(path))
+        counts = _write_all(prepared, ledger, outputs, settings, marks)
         ledger.begin_publishing()
         for temporary, path in ready:
             publish(temporary, path)
         for path in outputs.masks:
+            labels = prepared.job.model.card.labels
             write_atomic(path.with_name(path.name + ".aux.xml"), category_sidecar(labels))
     except BaseException:
         for temporary, _ in ready:
             discard(temporary)
         raise
+    return counts
+
+
+def _write_all(
+    prepared: Prepared,
+    ledger: Ledger,
+    outputs: Outputs,
+    settings: PredictSettings,
+    marks: dict[str, str],
+) -> dict[str, int]:
+    """Write every output to its temporary name, polygons and rasters at the same time."""
+    job = prepared.job
+    mosaic = Mosaic(job.plan, job.tracing, ledger.path)
+    labels = job.model.card.labels
+
+    def polygons(path: Path) -> int:
+        features = whole_features(
+            job.plan,
+            fragments_loader(job.plan, ledger.path),
+            prepared.grid,
+            prepared.measures,
+            job.tracing.tolerance is not None,
+            len(job.tracing.values) > 1,
+        )
+        layer = Layer(
+            grid=prepared.grid,
+            labels={value: labels[value] for value in job.tracing.values},
+            name=settings.vector.layer or path.stem,
+            multi=settings.vector.connectivity == 8,
+            dst_crs=settings.vector.dst_crs,
+            options=settings.lco,
+            metadata=marks,
+        )
+        return write_layer(temporary_for(path), layer, features)
+
+    def rasters() -> None:
+        grid = _output_grid(prepared, settings)
+        with gdal_environment(settings.gdal):
+            for path in outputs.masks:
+                band = Band(grid, labels, settings.cog, settings.co, marks)
+                write_band(temporary_for(path), band, _reader(prepared, settings, mosaic.classes))
+            if outputs.probability is not None:
+                band = Band(grid, None, settings.cog, settings.co, marks)
+                read = _reader(prepared, settings, mosaic.probability)
+                write_band(temporary_for(outputs.probability), band, read)
+            if outputs.overlay is not None:
+                with Scene(job.scene) as scene:
+                    write_overlay(
+                        temporary_for(outputs.overlay),
+                        scene,
+                        prepared.range,
+                        job.plan.region,
+                        mosaic.classes,
+                        labels,
+                    )
+
+    with ThreadPoolExecutor(1) as beside:
+        written = beside.submit(rasters)
+        counts = {} if outputs.vector is None else {"polygons": polygons(outputs.vector)}
+        written.result()
     return counts
 
 

@@ -13,6 +13,7 @@ import shapely
 from tilesegment.errors import SettingsError
 from tilesegment.grid import Grid, Window, require_crs
 from tilesegment.model.card import Card
+from tilesegment.model.engines.choose import EngineChoice, choose_engine
 from tilesegment.model.store import ModelFile, find_model
 from tilesegment.raster.aoi import box_region, read_aoi, region_of
 from tilesegment.raster.source import Scene, open_scene
@@ -21,11 +22,10 @@ from tilesegment.run.identity import scene_identity
 from tilesegment.run.job import Job, TraceSettings
 from tilesegment.settings import Measure, PredictSettings, VectorSettings
 from tilesegment.tiling.blend import BLEND_MODES, BlendMode
-from tilesegment.tiling.memory import Load, fit_blocks, worst_memory
+from tilesegment.tiling.memory import PROCESS_BYTES, Load, fit_blocks, worst_memory
 from tilesegment.tiling.plan import Plan
 
 DEFAULT_MEMORY_SHARE = 0.5
-_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -97,16 +97,17 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
         tracing = _tracing(card, settings, measures, scene.grid, trace)
         warnings = [*_scene_warnings(scene, settings, card), *notes]
         budget = settings.max_memory or _default_budget(settings.workers or 1)
-        load, lanes = _load(scene, model, plan, settings, budget)
+        engine = choose_engine(settings.engine, settings.device, settings.precision)
+        load, lanes = _load(scene, model, plan, settings, budget, engine)
         job = Job(
             scene.spec,
             model,
             plan,
+            str(scene.dtype),
             values.low,
             values.high,
             cast(BlendMode, settings.blend),
-            settings.device,
-            settings.precision,
+            engine,
             settings.batch,
             lanes,
             aoi,
@@ -173,8 +174,6 @@ def plan_memory(prepared: Prepared) -> dict[str, int]:
 def _check(settings: PredictSettings) -> None:
     if settings.blend not in BLEND_MODES:
         raise SettingsError(f"--blend {settings.blend!r}: use one of {', '.join(BLEND_MODES)}")
-    if settings.precision not in _PRECISIONS:
-        raise SettingsError(f"--precision {settings.precision!r}: use one of {', '.join(_PRECISIONS)}")
     for name, least in (("batch", 1), ("workers", 1), ("max_memory", 1)):
         value = getattr(settings, name)
         if value is not None and value < least:
@@ -248,7 +247,12 @@ def _default_budget(workers: int) -> int:
 
 
 def _load(
-    scene: Scene, model: ModelFile, plan: Plan, settings: PredictSettings, budget: int
+    scene: Scene,
+    model: ModelFile,
+    plan: Plan,
+    settings: PredictSettings,
+    budget: int,
+    engine: EngineChoice,
 ) -> tuple[Load, int]:
     """What a process will hold, and its lanes: as many as cores, and no more than a third of the budget's
     memory for forward passes."""
@@ -267,6 +271,7 @@ def _load(
             activation,
             lanes,
             batch,
+            PROCESS_BYTES[engine.engine],
         ),
         lanes,
     )
@@ -288,7 +293,7 @@ def _prediction_key(job: Job, scene: Scene) -> dict[str, Any]:
         "tile": list(job.plan.tile),
         "overlap": job.plan.overlap,
         "blend": job.blend,
-        "engine": f"torch {importlib.metadata.version('torch')}",
-        "device": job.device,
-        "precision": job.precision,
+        "engine": job.engine.version,
+        "device": job.engine.device,
+        "precision": job.engine.precision,
     }

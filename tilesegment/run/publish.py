@@ -18,6 +18,7 @@ from tilesegment.settings import Measure, VectorSettings
 from tilesegment.tiling.blend import NODATA
 from tilesegment.tiling.plan import Block, Plan
 from tilesegment.vector.clean import clean
+from tilesegment.vector.parallel import chunks, in_threads
 from tilesegment.vector.seams import Features, join
 from tilesegment.vector.trace import Fragments
 
@@ -86,7 +87,14 @@ def whole_features(
         rows.setdefault(block.window.row_end, []).append(block.index)
     groups = [(numbers, end * plan.width) for end, numbers in sorted(rows.items())]
     for features in join(load, groups, settings.connectivity, shared_outlines):
-        yield clean(features, grid, settings.min_area, tolerance, settings.fill_holes, several_classes)
+        yield Features.concatenate(
+            in_threads(
+                lambda part, whole=features: clean(  # type: ignore[misc]
+                    whole[part], grid, settings.min_area, tolerance, settings.fill_holes, several_classes
+                ),
+                chunks(len(features)) or [slice(0)],
+            )
+        )
 
 
 def fragments_loader(plan: Plan, path: Callable[[Block], Path]) -> Callable[[int], Fragments]:

@@ -157,9 +157,9 @@ def _bands(plan: Plan) -> Iterator[Window]:
 def _trace(scene: Scene, plan: Plan, block: Block, tolerance: tuple[float, float] | None) -> Fragments:
     def read(piece: Window) -> Traceable:
         values, mask = _read(scene, piece)
-        return values, None, mask
+        return np.where(mask, values, 0), None
 
-    return trace_pieces(plan, block.window, read, tolerance)
+    return trace_pieces(plan, block.window, read, 0, tolerance)
 
 
 def _labels(scene: Scene, values: list[int]) -> dict[int, ModelClass]:

@@ -11,8 +11,8 @@ from tilesegment.errors import MemoryBudgetError
 from tilesegment.tiling.plan import Plan
 
 MB = 1_000_000
-# Interpreter, GDAL, PROJ, GEOS, Arrow and torch once imported, as resident bytes (measured: 0.90 GB).
-PROCESS_BYTES = 920 * MB
+# Interpreter, GDAL, PROJ, GEOS, Arrow and the engine once imported, as resident bytes.
+PROCESS_BYTES = {"torch": 920 * MB, "openvino": 260 * MB, "onnx": 260 * MB}
 GDAL_CACHE_BYTES = 96 * MB
 # Rows traced at a time. It bounds the tracer's arrays and has no influence on the polygons.
 TRACE_ROWS = 1024
@@ -31,7 +31,7 @@ class Load:
 
     bands, pixel_bytes: of the scene; channels: blended ones (1 for two classes).
     model_bytes: weights in memory; activation_bytes: of one forward pass of one tile at its peak.
-    lanes: forward passes at the same time; batch: tiles in each.
+    lanes: forward passes at the same time; batch: tiles in each. process_bytes: before any of this.
     """
 
     bands: int
@@ -41,6 +41,7 @@ class Load:
     activation_bytes: int
     lanes: int
     batch: int
+    process_bytes: int
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def worst_memory(plan: Plan, load: Load) -> Memory:
     # A tile waits as raw values, float32 values and probabilities; two batches a lane are under way.
     tile_bytes = tile_pixels * (source + 4 * load.bands + 4 * load.channels)
     return Memory(
-        process=PROCESS_BYTES + GDAL_CACHE_BYTES,
+        process=load.process_bytes + GDAL_CACHE_BYTES,
         model=load.model_bytes,
         forward=load.lanes * load.batch * (load.activation_bytes + 2 * tile_bytes),
         # The strip read, the strip read ahead and their join; sums of classes and weights.

@@ -16,6 +16,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from tilesegment.vector.parallel import chunks, in_threads
 from tilesegment.vector.rings import Geometries, IntArray, canonical
 from tilesegment.vector.trace import Fragments
 
@@ -34,7 +35,7 @@ class Features:
     def __len__(self) -> int:
         return len(self.value)
 
-    def __getitem__(self, index: NDArray[np.generic]) -> Features:
+    def __getitem__(self, index: NDArray[np.generic] | slice) -> Features:
         return Features(
             self.geometry[index],
             self.value[index],
@@ -216,8 +217,8 @@ def _joined(
     if not len(begin):
         return pieces
     groups = np.split(pieces.geometry, begin[1:])
-    united = np.array([shapely.union_all(group) for group in groups])
-    united = canonical(_promoted(united, connectivity), shared_outlines)
+    united = np.array(in_threads(shapely.union_all, groups))
+    united = _canonical(_promoted(united, connectivity), shared_outlines)
     result = Features(
         united,
         pieces.value[begin],
@@ -231,7 +232,7 @@ def _joined(
 def _single(
     fragments: Fragments, wanted: NDArray[np.bool_], connectivity: int, shared_outlines: bool
 ) -> Features:
-    geometry = canonical(fragments.outlines.geometries()[wanted], shared_outlines)
+    geometry = _canonical(fragments.outlines.geometries()[wanted], shared_outlines)
     return Features(
         _promoted(geometry, connectivity),
         fragments.value[wanted],
@@ -239,6 +240,11 @@ def _single(
         fragments.total[wanted],
         fragments.first[wanted],
     )
+
+
+def _canonical(geometry: Geometries, keep_vertices: bool) -> Geometries:
+    parts = in_threads(lambda part: canonical(geometry[part], keep_vertices), chunks(len(geometry)))
+    return np.concatenate([geometry[:0], *parts])
 
 
 def _promoted(geometry: Geometries, connectivity: int) -> Geometries:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from itertools import chain
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,13 @@ from numpy.typing import NDArray
 from tilesegment.grid import Window
 from tilesegment.tiling.memory import TRACE_ROWS
 from tilesegment.tiling.plan import Plan
+from tilesegment.vector.outlines import trace_outlines
 from tilesegment.vector.rings import IntArray, Ragged, ring_sums, valid_polygons
 
-# Classes, probabilities (or None) and the mask of what to trace, (rows, columns) each.
-Traceable = tuple[NDArray[Any], NDArray[np.uint8] | None, NDArray[np.bool_]]
+# Labels (whole numbers) and probabilities (or None), (rows, columns) each.
+Traceable = tuple[NDArray[Any], NDArray[np.uint8] | None]
+# No label has this value.
+_NOWHERE = -(2**62)
 
 
 @dataclass(frozen=True)
@@ -79,19 +82,19 @@ class Fragments:
 
 
 def trace(
-    classes: NDArray[Any],
+    labels: NDArray[Any],
     probability: NDArray[np.uint8] | None,
     window: Window,
     grid_width: int,
-    mask: NDArray[np.bool_],
+    outside: int,
 ) -> Fragments:
-    """The 4-connected regions of equal class of one window.
+    """The 4-connected regions of equal label of one window.
 
-    classes: (rows, columns) uint8, int16, uint16 or int32; probability: (rows, columns) 0..254 or None;
+    labels: (rows, columns) whole numbers; probability: (rows, columns) 0..254 or None;
     window: where they lie; grid_width: of the whole grid, for the first pixel's index;
-    mask: (rows, columns) True for the pixels to trace.
+    outside: the label that is not traced.
     """
-    outlines, value = _outlines(classes, mask)
+    outlines, value = trace_outlines(labels, outside)
     areas = np.abs(outlines.signed_areas())
     hole = outlines.is_hole()
     pixels = _part_sums(outlines, np.where(hole, -areas, areas))
@@ -113,21 +116,21 @@ def trace(
 
 
 def trace_simplified(
-    classes: NDArray[Any],
+    labels: NDArray[Any],
     probability: NDArray[np.uint8] | None,
     window: Window,
     grid_width: int,
-    mask: NDArray[np.bool_],
+    outside: int,
     tolerance: tuple[float, float],
 ) -> Fragments:
     """As `trace`, the outlines simplified together so that neighbours keep sharing theirs.
 
-    Everything in the window takes part, background and nodata too, and the window's border stays as it
-    is: neighbouring windows of a *fixed* lattice fit each other whatever blocks they came in.
+    Everything in the window takes part, what is outside too, and the window's border stays as it is:
+    neighbouring windows of a *fixed* lattice fit each other whatever blocks they came in.
     tolerance: pixels of (rows, columns); an outline moves by about as much (Visvalingam-Whyatt on the
     whole coverage, GEOS's CoverageSimplifier).
     """
-    everything = trace(classes, probability, window, grid_width, np.ones(mask.shape, np.bool_))
+    everything = trace(labels.astype(np.int64), probability, window, grid_width, _NOWHERE)
     scale = np.array([tolerance[1], tolerance[0]])
     # Where three regions meet, the outline that passes straight through needs the vertex as well, or it
     # would not be recognised as shared.
@@ -137,7 +140,7 @@ def trace_simplified(
     simplified = Ragged.of(np.asarray(polygons))
     # Vertices are only left out, never moved, so rounding gives back the exact corners.
     coords = np.rint(simplified.coords * scale).astype(np.int64)
-    wanted = mask[everything.first // grid_width - window.row, everything.first % grid_width - window.col]
+    wanted = everything.value != outside
     outlines = _only_parts(Ragged(coords, simplified.rings, simplified.parts), wanted)
     return Fragments(
         value=everything.value[wanted],
@@ -173,20 +176,23 @@ def pieces_of(plan: Plan, window: Window, shared_outlines: bool) -> list[Window]
 def trace_pieces(
     plan: Plan,
     window: Window,
-    read: Callable[[Window], Traceable],
+    read: Callable[[Window], Traceable] | None,
+    outside: int,
     tolerance: tuple[float, float] | None,
 ) -> Fragments:
-    """The fragments of a block. read: class, probability and mask of a piece of it; tolerance: as for
-    `trace_simplified`, None for exact outlines."""
+    """The fragments of a block. read: labels and probability of a piece of it, None for no fragments;
+    outside: the label that is not traced; tolerance: as for `trace_simplified`, None for exact outlines."""
     traced = [_no_fragments()]
+    if read is None:
+        return traced[0]
     for piece in pieces_of(plan, window, tolerance is not None):
-        classes, probability, mask = read(piece)
-        if not mask.any():
+        labels, probability = read(piece)
+        if (labels == outside).all():
             continue
         if tolerance is None:
-            traced.append(trace(classes, probability, piece, plan.width, mask))
+            traced.append(trace(labels, probability, piece, plan.width, outside))
         else:
-            traced.append(trace_simplified(classes, probability, piece, plan.width, mask, tolerance))
+            traced.append(trace_simplified(labels, probability, piece, plan.width, outside, tolerance))
     return Fragments.concatenate(traced)
 
 
@@ -196,29 +202,6 @@ def _no_fragments() -> Fragments:
     return Fragments(none, none, none, none, np.empty((0, 2), np.int64), zero, zero, runs)
 
 
-def _outlines(classes: NDArray[Any], mask: NDArray[np.bool_]) -> tuple[Ragged, IntArray]:
-    """Outlines from GDAL's polygoniser, in the window's own pixel coordinates."""
-    from rasterio.features import shapes
-
-    rings: list[list[tuple[float, float]]] = []
-    values: list[int] = []
-    counts: list[int] = []
-    if mask.any():
-        for geometry, value in shapes(classes, mask, connectivity=4):
-            rings.extend(geometry["coordinates"])
-            counts.append(len(geometry["coordinates"]))
-            values.append(int(value))
-    lengths = np.fromiter(map(len, rings), np.int64, len(rings))
-    flat = chain.from_iterable(chain.from_iterable(rings))
-    coords = np.fromiter(flat, np.float64, 2 * int(lengths.sum())).reshape(-1, 2)
-    outlines = Ragged(
-        np.rint(coords).astype(np.int64),
-        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64),
-    )
-    return outlines, np.asarray(values, np.int64)
-
-
 def _probability_sums(
     outlines: Ragged, probability: NDArray[np.uint8], hole: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
@@ -226,8 +209,10 @@ def _probability_sums(
     # Sums wrap around harmlessly as long as the largest result fits.
     kind = np.uint32 if probability.size < 2**32 // 256 else np.uint64
     integral = np.zeros((probability.shape[0] + 1, probability.shape[1] + 1), kind)
-    np.cumsum(probability, axis=0, dtype=kind, out=integral[1:, 1:])
-    np.cumsum(integral[1:, 1:], axis=1, out=integral[1:, 1:])
+    np.cumsum(probability.astype(kind), axis=1, out=integral[1:, 1:])
+    # Whole rows at a time: numpy's own sum along columns takes eight times as long.
+    for above, row in pairwise(integral):
+        row += above
     at_vertex = integral[outlines.coords[:, 1], outlines.coords[:, 0]]
     x = outlines.coords[:, 0]
     vertical = x[1:] == x[:-1]

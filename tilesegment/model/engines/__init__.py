@@ -2,24 +2,86 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tilesegment.model.store import ModelFile
+from tilesegment.tiling.blend import Blender
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an engine must know besides the model.
+
+    tile: (rows, columns); dtype: of the raw values; low, high: their range by band.
+    device, precision: as `choose_engine` gave them; device_index: the worker's number, which picks one of
+    several GPUs. batch: tiles a call, None for the engine's own; lanes: threads to predict with.
+    """
+
+    tile: tuple[int, int]
+    dtype: str
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    device: str = "cpu"
+    device_index: int = 0
+    precision: str = "fp32"
+    batch: int | None = None
+    lanes: int = 1
+
+
+class Pending(Protocol):
+    """A batch that is being predicted."""
+
+    def result(self) -> Any:
+        """Wait for it: probabilities in whole steps of 1/16256, (tiles, channels, rows, columns), in the
+        form that the engine's own blender takes; one channel, that of class 1, for two classes."""
+        ...
+
+    def cancel(self) -> object:
+        """Nobody wants the result any more."""
+        ...
 
 
 class Predictor(Protocol):
     """A loaded model.
 
     name: engine, version, device and precision; two runs with equal names give equal values.
-    batch: tiles a call; lanes: calls that may run at the same time, each in a thread.
+    batch: tiles a call, at most; depth: calls that keep it busy when they are under way together.
     """
 
     name: str
     batch: int
-    lanes: int
+    depth: int
 
-    def __call__(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities (tiles, channels, rows, columns) of normalised tiles (tiles, bands, rows,
-        columns); one channel, that of class 1, for two classes."""
+    def submit(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> Pending:
+        """Begin to predict raw tiles: values (tiles, bands, rows, columns), valid (tiles, rows,
+        columns)."""
         ...
+
+    def blender(self, weights: NDArray[np.uint32], width: int, top: int) -> Blender:
+        """Running sums for its results, over a strip of `width` columns whose first row is `top`."""
+        ...
+
+
+def padded_tile(tile: tuple[int, int]) -> tuple[int, int]:
+    """The size that a network is given for tiles of (rows, columns): encoders halve five times at most.
+    What the padding adds is cut off again."""
+    return tile[0] + -tile[0] % 32, tile[1] + -tile[1] % 32
+
+
+def load_engine(name: str, model: ModelFile, setup: Setup) -> Predictor:
+    """An engine with a model, by the name that `choose_engine` gave. Only here engines are imported."""
+    if name == "torch":
+        from tilesegment.model.engines.torch import TorchPredictor
+
+        return TorchPredictor(model, setup)
+    if name == "onnx":
+        from tilesegment.model.engines.onnx import OnnxPredictor
+
+        return OnnxPredictor(model, setup)
+    from tilesegment.model.engines.openvino import OpenVinoPredictor
+
+    return OpenVinoPredictor(model, setup)

@@ -1,0 +1,80 @@
+"""Which engine predicts, decided without loading one."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import sys
+from dataclasses import dataclass
+
+from tilesegment.errors import SettingsError
+
+ENGINES = ("auto", "torch", "openvino", "onnx")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_PACKAGES = {"torch": "torch", "openvino": "openvino", "onnx": "onnxruntime"}
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """An engine with its device and precision; `auto` is left only where the engine itself decides."""
+
+    engine: str
+    device: str
+    precision: str
+
+    @property
+    def version(self) -> str:
+        """The engine's package and version."""
+        package = _PACKAGES[self.engine]
+        return f"{package} {importlib.metadata.version(package)}"
+
+
+def choose_engine(engine: str, device: str, precision: str) -> EngineChoice:
+    """The engine for what was asked.
+
+    `auto` takes torch where there is a GPU or one is named, else OpenVINO where it is installed (it has
+    no wheels for some platforms), else torch. On a CPU, bf16 is taken where it is native.
+
+    Raises SettingsError where what was asked is not to be had.
+    """
+    if engine not in ENGINES:
+        raise SettingsError(f"--engine {engine!r}: use one of {', '.join(ENGINES)}")
+    if precision not in PRECISIONS:
+        raise SettingsError(f"--precision {precision!r}: use one of {', '.join(PRECISIONS)}")
+    on_cpu = device == "cpu" or (device == "auto" and not _gpu_count() and sys.platform != "darwin")
+    if engine == "auto":
+        can = on_cpu and precision != "fp16" and importlib.util.find_spec("openvino") is not None
+        engine = "openvino" if can else "torch"
+    if importlib.util.find_spec(_PACKAGES[engine]) is None:
+        raise SettingsError(f"--engine {engine}: it is not installed; pip install 'tilesegment[{engine}]'")
+    if engine == "torch":
+        return EngineChoice(engine, device, precision)
+    if device not in ("auto", "cpu"):
+        raise SettingsError(
+            f"--engine {engine} runs on the CPU here; --device {device} needs --engine torch"
+        )
+    known = {"onnx": ("auto", "fp32"), "openvino": ("auto", "fp32", "bf16")}[engine]
+    if precision not in known:
+        raise SettingsError(f"--engine {engine} computes in {' or '.join(known[1:])}, not in {precision}")
+    if engine == "openvino":
+        from tilesegment.model.engines.openvino import native_bf16
+
+        if precision == "auto":
+            precision = "bf16" if native_bf16() else "fp32"
+        elif precision == "bf16" and not native_bf16():
+            raise SettingsError("--precision bf16: this CPU computes it by emulation only; use fp32")
+    return EngineChoice(engine, "cpu", "fp32" if precision == "auto" else precision)
+
+
+def _gpu_count() -> int:
+    """CUDA devices as the driver counts them; torch would take seconds to say so."""
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            driver = ctypes.CDLL(name)
+        except OSError:
+            continue
+        count = ctypes.c_int(0)
+        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
+            return count.value
+    return 0

@@ -1,0 +1,61 @@
+"""The ONNX Runtime engine for CPUs: the network as a graph from `model.export`, without torch."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from tilesegment.model.engines import Pending, Setup, padded_tile
+from tilesegment.model.export import graph_file
+from tilesegment.model.preprocess import normalise
+from tilesegment.model.store import ModelFile
+from tilesegment.tiling.blend import Blender, Strip, count_probability
+
+
+class OnnxPredictor:
+    """A network on the CPU: `setup.lanes` tiles side by side, each on one thread."""
+
+    def __init__(self, model: ModelFile, setup: Setup) -> None:
+        self.batch = setup.batch or 1
+        self.depth = 2 * setup.lanes + 1
+        self.name = f"onnxruntime {onnxruntime.__version__} cpu fp32"
+        self._card, self._setup = model.card, setup
+        self._padded = padded_tile(setup.tile)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            graph_file(model, "onnx", self._padded), options, providers=["CPUExecutionProvider"]
+        )
+        self._lanes = ThreadPoolExecutor(setup.lanes)
+
+    def submit(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> Pending:
+        """See `Predictor`."""
+        return self._lanes.submit(self._run, values, valid)
+
+    def blender(self, weights: NDArray[np.uint32], width: int, top: int) -> Blender:
+        """See `Predictor`."""
+        return Strip(weights, self._card.channels, width, top)
+
+    def _run(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.uint16]:
+        found = []
+        for tile, mask in zip(values, valid, strict=True):
+            height, width = mask.shape
+            ready = normalise(tile, mask, self._setup.low, self._setup.high, self._card)
+            ready = np.pad(ready, [(0, 0), (0, self._padded[0] - height), (0, self._padded[1] - width)])
+            logits = self._session.run(None, {"tiles": ready[None]})[0][..., :height, :width]
+            found.append(count_probability(_probability(logits)))
+        return np.concatenate(found)
+
+
+def _probability(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    classes = logits.shape[1]
+    if classes > 2:
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+    difference = logits if classes == 1 else logits[:, 1:] - logits[:, :1]
+    return np.asarray(1 / (1 + np.exp(-difference)), np.float32)
