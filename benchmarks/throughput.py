@@ -4,8 +4,8 @@
                                     [--repeat 3] [-- OPTIONS]
 
 Efficiency is tile pixels predicted per second of the whole command (start-up, model, reading, blending,
-tracing, writing) over tile pixels per second of the engine alone, on random tiles, in the same run; the two
-alternate and medians are taken. `tilesegment` itself reports the seconds by stage; those of threads overlap.
+tracing, writing) over tile pixels per second of the engine alone, on random tiles, in one run; the two
+alternate and medians are taken. The seconds by stage are the command's own; those of threads overlap.
 """
 
 from __future__ import annotations

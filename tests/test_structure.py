@@ -16,6 +16,7 @@ FLOORS = [
     {"api"},
     {"run"},
     {"report"},
+    {"evaluate"},
     {"raster", "model", "vector"},
     {"tiling"},
     {"settings", "grid", "errors"},

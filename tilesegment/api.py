@@ -10,6 +10,7 @@ from typing import Any
 
 from tilesegment.errors import SettingsError
 from tilesegment.raster.source import Scene, open_scene
+from tilesegment.run.calibrate import calibrate_model
 from tilesegment.run.pipeline import Outputs, describe, run_predict
 from tilesegment.run.vectorize import vectorize_raster
 from tilesegment.settings import (
@@ -93,6 +94,30 @@ def vectorize(source: _Path, output: _Path, **settings: Any) -> dict[str, Any]:
     known = ("nodata", "lco", "gdal", "overwrite")
     _refuse_unknown(rest, (*known, *_names(VectorSettings)))
     return vectorize_raster(os.fspath(source), Path(output), VectorSettings(**vector), **rest)
+
+
+def calibrate(
+    model: str,
+    source: _Path,
+    *,
+    output: _Path | None = None,
+    agreement: float = 0.995,
+    sites: int = 24,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Measure the overlap that a model needs on a scene, and store it in the model's card.
+
+    model: as for `predict`; output: the model file to write, by default `model` itself, which must then be
+    a file. agreement: see `tilesegment.evaluate.calibrate`.
+
+    Raises ModelError, InputError and OutputError.
+
+    >>> import tilesegment
+    >>> tilesegment.calibrate("model.safetensors", "scene.tif")["overlap"]    # doctest: +SKIP
+    48
+    """
+    path = None if output is None else Path(output)
+    return calibrate_model(model, os.fspath(source), path, agreement, sites, overwrite)
 
 
 def predict_settings(settings: dict[str, Any]) -> PredictSettings:

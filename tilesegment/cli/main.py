@@ -15,6 +15,7 @@ from tilesegment.errors import SettingsError, TilesegmentError
 
 # Help shows these lines without importing the commands.
 _COMMANDS = {
+    "calibrate": "Measure the overlap that a model needs, and store it in its card.",
     "predict": "Predict a scene: roof polygons, class mask, probability, overlay.",
     "vectorize": "Trace any class raster to polygons.",
 }

@@ -26,7 +26,7 @@ NODATA = 255
 _FINE = 64
 FINE_MAX = PROBABILITY_MAX * _FINE
 _WEIGHT_STEPS = 63
-_REDUCE_ROWS = 16
+_REDUCE_ROWS = 4
 
 
 def axis_weights(length: int, overlap: int, mode: BlendMode) -> NDArray[np.uint32]:

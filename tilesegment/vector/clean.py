@@ -43,8 +43,9 @@ def fill_holes(geometry: Geometries, below: tuple[Measure, ...], metric: NDArray
 def simplify(geometry: Geometries, tolerance: Measure, metric: NDArray[np.float64]) -> Geometries:
     """Outlines moved by no more than `tolerance`, valid, every vertex still a pixel corner.
 
-    Douglas-Peucker that keeps the topology of each geometry (GEOS's TopologyPreservingSimplifier), in
-    local metres, so that the tolerance means the same in every direction and CRS.
+    Douglas-Peucker ring by ring, in local metres, so that the tolerance means the same in every direction
+    and CRS. Where a ring would collapse or cross another, that geometry is simplified anew by GEOS's
+    TopologyPreservingSimplifier, which takes sixteen times as long.
     """
     if tolerance.value == 0 or not len(geometry):
         return geometry
@@ -52,11 +53,29 @@ def simplify(geometry: Geometries, tolerance: Measure, metric: NDArray[np.float6
         metric = np.broadcast_to(np.eye(2), metric.shape)
     coords, index = shapely.get_coordinates(geometry, return_index=True)
     local = shapely.set_coordinates(geometry.copy(), _apply(metric[index], coords))
-    local = shapely.simplify(local, tolerance.value, preserve_topology=True)
+    local = _simplified(local, tolerance.value)
     coords, index = shapely.get_coordinates(local, return_index=True)
     # Vertices are left out, never moved: rounding restores the exact corners.
     back = np.rint(_apply(np.linalg.inv(metric)[index], coords))
     return canonical(shapely.set_coordinates(local, back))
+
+
+def _simplified(geometry: Geometries, tolerance: float) -> Geometries:
+    whole = Ragged.of(geometry)
+    lines = np.asarray(shapely.linestrings(whole.coords, indices=whole.ring_of_vertex()))
+    shorter = np.asarray(shapely.simplify(lines, tolerance, preserve_topology=False))
+    collapsed = shapely.get_num_coordinates(shorter) < 4
+    shorter[collapsed] = lines[collapsed]
+    sizes = shapely.get_num_coordinates(shorter)
+    rings = np.concatenate([[0], np.cumsum(sizes)])
+    result = Ragged(shapely.get_coordinates(shorter), rings, whole.parts, whole.geoms).geometries()
+    owner = whole.part_of_ring()
+    if whole.geoms is not None:
+        owner = np.repeat(np.arange(len(whole.geoms) - 1), np.diff(whole.geoms))[owner]
+    again = ~shapely.is_valid(result)
+    again[owner[collapsed]] = True
+    result[again] = shapely.simplify(geometry[again], tolerance, preserve_topology=True)
+    return result
 
 
 def areas(geometry: Geometries, unit: Measure, metric: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,0 +1,1 @@
+"""Measuring models against truth and against themselves."""

@@ -1,0 +1,73 @@
+"""The story of a calibration: measure on a scene, then write the card."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tilesegment.errors import ModelError, OutputError
+from tilesegment.evaluate.calibrate import calibrate
+from tilesegment.model.engines import Setup, load_engine
+from tilesegment.model.engines.choose import choose_engine
+from tilesegment.model.store import ModelFile, find_model, read_weights, save_model
+from tilesegment.raster.source import gdal_environment, open_scene
+from tilesegment.raster.values import value_range
+from tilesegment.run.prepare import cores
+from tilesegment.run.publish import discard, publish, temporary_for
+
+
+def calibrate_model(
+    name: str, source: str, output: Path | None, agreement: float, sites: int, overwrite: bool
+) -> dict[str, Any]:
+    """See `tilesegment.calibrate`."""
+    model = find_model(name)
+    target = _target(model, output, overwrite)
+    card = model.card
+    choice = choose_engine("auto", "auto", "auto")
+    with gdal_environment(), open_scene(source, bands=len(card.bands), gsd=card.gsd) as scene:
+        values = value_range(scene, None, card.dtype, card.value_range)
+        setup = Setup(
+            tile=card.tile,
+            dtype=str(scene.dtype),
+            low=values.low,
+            high=values.high,
+            device=choice.device,
+            precision=choice.precision,
+            batch=1,
+            lanes=cores(),
+        )
+        found = calibrate(
+            scene, load_engine(choice.engine, model, setup), card, sites=sites, wanted=agreement
+        )
+    temporary = temporary_for(target)
+    try:
+        save_model(temporary, read_weights(model), replace(card, overlap=found.overlap))
+        publish(temporary, target)
+    except BaseException:
+        discard(temporary)
+        raise
+    return {
+        "model": str(target),
+        "scene": source,
+        "sites": found.sites,
+        "agreement": [round(float(share), 5) for share in found.agreement],
+        "wanted": agreement,
+        "rim": found.rim,
+        "overlap_before": card.overlap,
+        "overlap": found.overlap,
+    }
+
+
+def _target(model: ModelFile, output: Path | None, overwrite: bool) -> Path:
+    if output is None:
+        if model.bundled or Path(model.name).is_dir():
+            raise ModelError(f"{model.name}: its card cannot be changed; name a new file with -o")
+        return Path(model.path)
+    if output.suffix != ".safetensors":
+        raise OutputError(f"-o {output}: models are written as .safetensors")
+    if not output.parent.is_dir():
+        raise OutputError(f"{output.parent}: no such folder")
+    if output.exists() and not overwrite:
+        raise OutputError(f"{output}: exists already; choose another name or give --overwrite")
+    return output
