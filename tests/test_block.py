@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from tilesegment.grid import Window
 from tilesegment.model.engines import Predictor
 from tilesegment.model.engines.choose import EngineChoice
 from tilesegment.raster.source import Scene, open_scene
-from tilesegment.run.block import Stopwatch, block_content
+from tilesegment.run.block import Stopwatch, _Finished, predict_rows
+from tilesegment.run.blockfile import BlockPixels
 from tilesegment.run.job import Job, TraceSettings
 from tilesegment.tiling.blend import BLEND_MODES, NODATA, PROBABILITY_MAX
 from tilesegment.tiling.plan import Plan
+from tilesegment.vector.trace import Fragments
 
 SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 
@@ -43,6 +46,21 @@ def job_of(
     )
 
 
+class Collected:
+    """Keeps what a block file would hold."""
+
+    def __init__(self) -> None:
+        self.bands: list[tuple[int, BlockPixels]] = []
+        self.traced: list[Fragments] = []
+
+    def rows(self, row: int, pixels: BlockPixels) -> None:
+        self.bands.append((row, pixels))
+
+    def fragments(self, band: int, fragments: Fragments) -> None:
+        assert band == len(self.traced)
+        self.traced.append(fragments)
+
+
 def predicted(
     scene: Scene, predictor: Predictor, plan: Plan, **job: object
 ) -> tuple[np.ndarray | None, np.ndarray]:
@@ -51,12 +69,16 @@ def predicted(
     probability = np.full((region.height, region.width), 200, np.uint8)
     classes = None
     for block in plan.blocks:
-        pixels, _, _ = block_content(scene, predictor, job_of(scene, plan, **job), block, Stopwatch())  # type: ignore[arg-type]
+        sink = Collected()
+        predict_rows(scene, predictor, job_of(scene, plan, **job), block, Stopwatch(), sink)  # type: ignore[arg-type]
+        bands = sink.bands
+        starts = np.cumsum([0, *(len(pixels.probability) for _, pixels in bands)]).tolist()
+        assert starts == [*(row for row, _ in bands), block.window.height]
         here = block.window.relative_to(region).slices
-        probability[here] = pixels.probability
-        if pixels.classes is not None:
+        probability[here] = np.concatenate([pixels.probability for _, pixels in bands])
+        if bands[0][1].classes is not None:
             classes = np.zeros_like(probability) if classes is None else classes
-            classes[here] = pixels.classes
+            classes[here] = np.concatenate([pixels.classes for _, pixels in bands])
     return classes, probability
 
 
@@ -178,3 +200,28 @@ def test_a_failing_model_stops_the_block(make_raster, rng) -> None:
     path: Path = make_raster(rng.integers(1, 255, (3, 90, 90), np.uint8))
     with open_scene(path) as scene, pytest.raises(ValueError, match="broken"):
         predicted(scene, Broken(0.5), whole(90, 90))
+
+
+def test_few_finished_rows_wait_for_the_tracer_however_high_the_block_is() -> None:
+    finished = _Finished(Window(100, 7, 1000, 5), most=30)
+    band = BlockPixels(None, np.arange(50, dtype=np.uint8).reshape(10, 5))
+    with ThreadPoolExecutor(1) as thread:
+        producer = thread.submit(lambda: [finished.put(band) for _ in range(100)])
+        with pytest.raises(TimeoutError):
+            producer.result(timeout=0.2)
+        assert len(finished._bands) == 3
+        for row in range(100, 1100, 20):
+            piece = finished.take(Window(row, 8, 20, 3)).probability
+            np.testing.assert_array_equal(piece, np.tile(band.probability[:, 1:4], (2, 1)))
+            assert len(finished._bands) <= 5
+        producer.result(timeout=5)
+
+
+def test_a_tracer_that_fails_stops_the_run_and_holds_nobody_up(make_raster, rng, monkeypatch) -> None:
+    def broken(*_: object) -> object:
+        raise MemoryError("tracing")
+
+    monkeypatch.setattr("tilesegment.vector.trace.trace", broken)
+    path: Path = make_raster(rng.integers(1, 255, (3, 400, 60), np.uint8))
+    with open_scene(path) as scene, pytest.raises(MemoryError, match="tracing"):
+        predicted(scene, Constant(0.9), whole(400, 60))

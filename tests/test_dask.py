@@ -45,7 +45,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "LEAST_BLOCK_PIXELS", 1)
-    monkeypatch.setattr(memory, "MOST_RECOMPUTE", 2.6)
+    monkeypatch.setattr(memory, "MOST_WORK", 2.6)
+    monkeypatch.setattr(memory, "MOST_BLOCK_PIXELS", 100_000)
 
 
 SETTINGS: dict[str, Any] = {"tile": (192, 192), "overlap": 32}
@@ -71,7 +72,8 @@ def same(one: tuple, other: tuple) -> None:
 
 
 def test_blocks_do_not_matter_with_a_real_network(scene, reference, monkeypatch) -> None:
-    monkeypatch.setattr(memory, "MOST_RECOMPUTE", 1.3)
+    monkeypatch.setattr(memory, "MOST_BLOCK_PIXELS", 10**9)
+    monkeypatch.setattr(memory, "MOST_WORK", 1.3)
     other = result(scene, "other")
     assert other[2]["counts"]["blocks"] != reference[2]["counts"]["blocks"]
     same(other, reference)
@@ -83,7 +85,7 @@ def test_two_workers_and_the_parent_without_torch(scene: Path, reference, tmp_pa
         "import sys\nimport tilesegment\n"
         "from tilesegment.tiling import memory\n"
         "if __name__ == '__main__':\n"
-        "    memory.LEAST_BLOCK_PIXELS, memory.MOST_RECOMPUTE = 1, 2.6\n"
+        "    memory.LEAST_BLOCK_PIXELS, memory.MOST_WORK, memory.MOST_BLOCK_PIXELS = 1, 2.6, 100_000\n"
         "    r = tilesegment.predict(sys.argv[1], sys.argv[2], mask=sys.argv[3], tile=(192, 192),\n"
         "                            overlap=32, workers=2)\n"
         "    assert r['counts']['blocks'] > 4, r['counts']\n"

@@ -44,7 +44,8 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Wavy:
     monkeypatch.setattr(block_module, "_loaded", {})
     # Small scenes are to have several blocks.
     monkeypatch.setattr(memory, "LEAST_BLOCK_PIXELS", 1)
-    monkeypatch.setattr(memory, "MOST_RECOMPUTE", 3.0)
+    monkeypatch.setattr(memory, "MOST_WORK", 3.0)
+    monkeypatch.setattr(memory, "MOST_BLOCK_PIXELS", 3000)
     return wavy
 
 
@@ -212,8 +213,9 @@ def test_bbox_and_aoi_cut_from_the_same_prediction(scene, model, counter, tmp_pa
 
 def test_max_memory_changes_blocks_and_nothing_else(scene, model, counter, tmp_path, monkeypatch) -> None:
     results = []
-    for k, share in enumerate([1.0, 1.3, 3.0]):
-        monkeypatch.setattr(memory, "MOST_RECOMPUTE", share)
+    for k, (work, pixels) in enumerate([(1.0, 10**9), (1.4, 10**9), (3.0, 3000)]):
+        monkeypatch.setattr(memory, "MOST_WORK", work)
+        monkeypatch.setattr(memory, "MOST_BLOCK_PIXELS", pixels)
         record = tilesegment.predict(
             scene, tmp_path / f"{k}.gpkg", mask=tmp_path / f"{k}.tif", model=model()
         )
@@ -336,7 +338,7 @@ class TestResume:
         whole = tilesegment.predict(scene, tmp_path / "whole.tif", model=name)
         interrupted(monkeypatch, scene, out, 40, model=name)
         restored(monkeypatch, counter)
-        monkeypatch.setattr(memory, "MOST_RECOMPUTE", 1.0)
+        monkeypatch.setattr(memory, "MOST_WORK", 1.0)
         record = tilesegment.predict(scene, out, model=name)
         assert record["counts"]["blocks"] == whole["counts"]["blocks"]
 
@@ -569,7 +571,7 @@ class Slow(Wavy):
         return super().__call__(tiles)
 
 if __name__ == "__main__":
-    memory.LEAST_BLOCK_PIXELS, memory.MOST_RECOMPUTE = 1, 3.0
+    memory.LEAST_BLOCK_PIXELS, memory.MOST_WORK, memory.MOST_BLOCK_PIXELS = 1, 3.0, 3000
     block.load_engine = lambda name, model, setup: Slow()
     tilesegment.predict(sys.argv[1], sys.argv[2], model=sys.argv[3], mask=sys.argv[2] + ".tif")
 """

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -17,11 +18,20 @@ from tilesegment.grid import Grid, Window
 from tilesegment.settings import Measure
 from tilesegment.tiling.blend import PROBABILITY_MAX
 from tilesegment.tiling.plan import Plan
+from tilesegment.vector import seams
 from tilesegment.vector.attributes import attribute_columns, ground_size
 from tilesegment.vector.clean import clean
 from tilesegment.vector.rings import Ragged
 from tilesegment.vector.seams import Features, join
-from tilesegment.vector.trace import Fragments, trace, trace_pieces
+from tilesegment.vector.trace import Fragments, bands_of, trace, trace_bands
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_batches() -> Iterator[None]:
+    """Regions are handed out a few at a time, so that the order holds across batches as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seams, "_BATCH", 2)
+        yield
 
 
 def masks(most: int, values: int) -> st.SearchStrategy[np.ndarray]:
@@ -76,6 +86,7 @@ def test_polygons_of_blocks_joined_are_those_of_the_whole(mask, rows, cols, seed
     assert [g.wkt for g in parts.geometry] == [g.wkt for g in whole.geometry]
     for name in ("value", "pixels", "total", "first"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+    assert (np.diff(parts.first) > 0).all()
     # And both are GDAL's.
     mine = in_order(zip(parts.geometry, parts.value.tolist(), strict=True))
     theirs = in_order(reference(mask, connectivity))
@@ -108,22 +119,20 @@ def test_a_large_trace_sums_exactly() -> None:
 
 
 def multi_class(plan: Plan, mask: np.ndarray, tolerance: float) -> Features:
-    blocks = plan.blocks
+    def read(piece: Window):
+        return np.ascontiguousarray(mask[piece.slices]), None
 
-    def load(number: int) -> Fragments:
-        window = blocks[number].window
-
-        def read(piece: Window):
-            part = np.ascontiguousarray(mask[piece.slices])
-            return part, None
-
-        return trace_pieces(plan, window, read, 0, (tolerance, tolerance))
-
-    rows: dict[int, list[int]] = {}
-    for block in blocks:
-        rows.setdefault(block.window.row_end, []).append(block.index)
-    groups = [(numbers, end * plan.width) for end, numbers in sorted(rows.items())]
-    return Features.concatenate(list(join(load, groups, shared_outlines=True)))
+    traced: dict[tuple[int, int], Fragments] = {}
+    rows: dict[int, list[tuple[int, int]]] = {}
+    for block in plan.blocks:
+        bands = bands_of(plan, block.window, shared_outlines=True)
+        found = trace_bands(plan, block.window, read, 0, (tolerance, tolerance))
+        for band, (windows, fragments) in enumerate(zip(bands, found, strict=True)):
+            key = block.index, band
+            traced[key] = fragments
+            rows.setdefault(windows[0].row_end, []).append(key)
+    groups = [(keys, end * plan.width) for end, keys in sorted(rows.items())]
+    return Features.concatenate(list(join(traced.__getitem__, groups, shared_outlines=True)))
 
 
 def blobs(rng: np.random.Generator, height: int, width: int, classes: int) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Predicting one block: read, forward, blend, trace, save.
 
 Nothing waits for what it does not need: one thread reads ahead, the engine predicts several batches at a
-time, this thread blends their results in the order of the tiles, and another one traces the rows that are
-finished. A block needs no other block and no shared state.
+time, this thread blends their results in the order of the tiles, another one traces the rows that are
+finished, and one compresses and saves them. Only a few rows of tiles are in memory at any time, however
+high the block is. A block needs no other block and no shared state.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +27,10 @@ from tilesegment.model.engines import Pending, Predictor, Setup, load_engine
 from tilesegment.raster.aoi import inside_aoi
 from tilesegment.raster.source import Pixels, Scene, gdal_environment
 from tilesegment.raster.values import blank_value
-from tilesegment.run.blockfile import BlockInfo, BlockPixels, write_block
+from tilesegment.run.blockfile import BlockInfo, BlockPixels, new_block
 from tilesegment.run.job import BlockTask, Job, trace_block
 from tilesegment.tiling.blend import NODATA, tile_weights
+from tilesegment.tiling.memory import rows_waiting
 from tilesegment.tiling.plan import Block
 from tilesegment.vector.trace import Fragments
 
@@ -78,21 +80,9 @@ def predict_block(
     with _ONE_BLOCK, gdal_environment(job.scene.gdal), Scene(job.scene) as scene:
         with watch.stage("load"):
             predictor = _predictor(job, device_index)
-        pixels, counts, fragments = block_content(scene, predictor, job, block, watch, tick)
-        info = BlockInfo(
-            name=block.name,
-            height=block.window.height,
-            width=block.window.width,
-            engine=predictor.name,
-            trace_key=job.tracing.key,
-            tiles=block.tiles - counts.skipped,
-            skipped_tiles=counts.skipped,
-            valid_pixels=counts.valid,
-            blank_value=counts.blank,
-            seconds=watch.seconds,
-        )
-        with watch.stage("save"):
-            write_block(Path(task.path), info, pixels, fragments)
+        with new_block(Path(task.path)) as file:
+            counts = predict_rows(scene, predictor, job, block, watch, file, tick)
+            file.info(info := _info(task, predictor, counts, watch))
     return info
 
 
@@ -105,25 +95,38 @@ class Counts:
     blank: int | None = None
 
 
-def block_content(
+class Sink(Protocol):
+    """Where a block's finished parts go, from several threads: a `BlockWriter`."""
+
+    def rows(self, row: int, pixels: BlockPixels) -> None:
+        """Pixels of whole rows, the first of them the block's row `row`; from top to bottom."""
+        ...
+
+    def fragments(self, band: int, fragments: Fragments) -> None:
+        """The fragments of a band, counted from the block's first."""
+        ...
+
+
+def predict_rows(
     scene: Scene,
     predictor: Predictor,
     job: Job,
     block: Block,
     watch: Stopwatch,
+    save: Sink,
     tick: Callable[[], None] = lambda: None,
-) -> tuple[BlockPixels, Counts, Fragments]:
-    """The blended classes and probabilities of a block, and its fragments."""
+) -> Counts:
+    """Predict a block from top to bottom and save rows and fragments as they are finished."""
     plan, window = job.plan, block.window
     counts = Counts()
-    wanted = np.zeros((window.height, window.width), np.bool_)
     weights = tile_weights(plan.tile, plan.overlap, job.blend)
     blender = predictor.blender(weights, window.width, plan.rows.start(block.tile_rows[0]))
-    result = _Result(window, wanted, job.model.card.channels > 1)
+    wanted: dict[int, NDArray[np.bool_] | None] = {}
+    finished = _Finished(window, rows_waiting(plan))
 
     def tiles() -> Iterator[tuple[int, int, Pixels]]:
         for row in _tile_rows(scene, job, block, watch):
-            _note_wanted(wanted, row, plan.rows.start(row.index), window, block, job)
+            wanted[row.index] = _wanted(row, window.col - plan.cols.start(block.tile_cols[0]), window.width)
             for col in block.tile_cols:
                 tile = _cut(row, plan.cols.start(col) - plan.cols.start(block.tile_cols[0]), plan.tile[1])
                 if tile is None:
@@ -134,72 +137,135 @@ def block_content(
                     counts.blank = blank_value(tile.values, tile.valid)
                 yield row.index, plan.cols.start(col) - window.col, tile
 
-    def finish_rows(top: int) -> None:
+    def finish_row(index: int, end: int) -> None:
+        """Nothing touches the rows above `end` any more, whose first is that of tile row `index`."""
         with watch.stage("blend"):
-            begin = blender.top
-            result.put(begin, *blender.advance(top))
+            first = blender.top
+            blended = BlockPixels(*blender.advance(end))
+            here = range(max(first, window.row), min(end, window.row_end))
+            mask = wanted.pop(index)
+            if len(here):
+                rows = slice(here.start - first, here.stop - first)
+                pixels = _only_wanted(blended, rows, mask, job.model.card.channels > 1)
+                counts.valid += 0 if mask is None else int(mask[rows].sum())
+        if len(here):
+            with watch.stage("save"):
+                save.rows(here.start - window.row, pixels)
+            if job.tracing.trace:
+                with watch.stage("wait for tracing"):
+                    finished.put(pixels)
 
     with ThreadPoolExecutor(1) as tracer:
-        with result.closing():
-            traced = tracer.submit(_trace, result, job, watch)
+        with finished.closing():
+            tracing = tracer.submit(_trace, finished, window, job, watch, save)
             current = block.tile_rows[0]
             for row, col, found in _forward(tiles(), predictor, watch):
-                while current < row:
-                    current += 1
-                    finish_rows(plan.rows.start(current))
+                for index in range(current, row):
+                    finish_row(index, plan.rows.start(index + 1))
+                current = row
                 with watch.stage("blend"):
                     blender.add(col, found)
                 tick()
-            for index in range(current + 1, block.tile_rows[-1] + 1):
-                finish_rows(plan.rows.start(index))
-            finish_rows(blender.top + plan.tile[0])
+            for index in range(current, block.tile_rows[-1]):
+                finish_row(index, plan.rows.start(index + 1))
+            finish_row(block.tile_rows[-1], blender.top + plan.tile[0])
         with watch.stage("trace at the end"):
-            fragments = traced.result()
-    counts.valid = int(wanted.sum())
-    return BlockPixels(result.classes, result.probability), counts, fragments
+            tracing.result()
+    return counts
 
 
-class _Result:
-    """A block's arrays, filled from above by strips that may begin above it and end below it, and read by
-    others as far as they are filled. wanted: what may be written, complete for a row before it is put."""
+def _info(task: BlockTask, predictor: Predictor, counts: Counts, watch: Stopwatch) -> BlockInfo:
+    block = task.block
+    return BlockInfo(
+        name=block.name,
+        height=block.window.height,
+        width=block.window.width,
+        engine=predictor.name,
+        trace_key=task.job.tracing.key,
+        tiles=block.tiles - counts.skipped,
+        skipped_tiles=counts.skipped,
+        valid_pixels=counts.valid,
+        blank_value=counts.blank,
+        seconds=watch.seconds,
+    )
 
-    def __init__(self, window: Window, wanted: NDArray[np.bool_], multi: bool) -> None:
-        shape = (window.height, window.width)
-        self.window = window
-        self.classes = np.full(shape, NODATA, np.uint8) if multi else None
-        self.probability = np.full(shape, NODATA, np.uint8)
-        self._wanted = wanted
-        self._filled = 0
+
+def _wanted(row: TileRow, left: int, width: int) -> NDArray[np.bool_] | None:
+    """What may be written of a row of tiles, in the block's columns; None for nothing."""
+    part = row.wanted[:, left : left + width]
+    return part.copy() if part.any() else None
+
+
+def _only_wanted(
+    blended: BlockPixels, rows: slice, wanted: NDArray[np.bool_] | None, several: bool
+) -> BlockPixels:
+    """Some rows of a strip, NODATA where they are not wanted. `wanted` begins with the strip's top."""
+    probability = blended.probability[rows]
+    if wanted is None:
+        nothing = np.full_like(probability, NODATA)
+        return BlockPixels(nothing if several else None, nothing)
+    mask = wanted[rows]
+    if ((probability == NODATA) & mask).any():
+        raise BlockFailedError("a valid pixel was not predicted; please report this")
+
+    def kept(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return np.where(mask, array, np.uint8(NODATA))
+
+    classes = blended.classes
+    return BlockPixels(kept(classes[rows]) if several and classes is not None else None, kept(probability))
+
+
+class _Finished:
+    """Finished rows on their way from the thread that blends to the one that traces.
+
+    window: of the block. most: rows that may wait; who puts more has to wait himself.
+    """
+
+    def __init__(self, window: Window, most: int) -> None:
+        self._bands: deque[tuple[int, BlockPixels]] = deque()
+        self._window, self._most = window, most
+        self._needed = self._filled = window.row
         self._closed = False
         self._changed = threading.Condition()
 
-    def put(self, row: int, classes: NDArray[np.uint8], probability: NDArray[np.uint8]) -> None:
-        """Take the rows of a strip that begins at `row` of the grid."""
-        begin, end = max(row, self.window.row), min(row + len(classes), self.window.row_end)
-        if begin >= end:
-            return
-        here = slice(begin - self.window.row, end - self.window.row)
-        there = slice(begin - row, end - row)
-        wanted = self._wanted[here]
-        if ((probability[there] == NODATA) & wanted).any():
-            raise BlockFailedError("a valid pixel was not predicted; please report this")
-        np.copyto(self.probability[here], probability[there], where=wanted)
-        if self.classes is not None:
-            np.copyto(self.classes[here], classes[there], where=wanted)
+    def put(self, pixels: BlockPixels) -> None:
+        """Take the next rows."""
         with self._changed:
-            self._filled = here.stop
+            self._changed.wait_for(lambda: self._filled - self._needed < self._most or self._closed)
+            if self._closed:
+                return
+            self._bands.append((self._filled, pixels))
+            self._filled += len(pixels.probability)
             self._changed.notify_all()
 
-    def wait(self, rows: int) -> None:
-        """Return when the first `rows` rows are there. Raises BlockFailedError where they never will be."""
+    def take(self, piece: Window) -> BlockPixels:
+        """The pixels of a window of the grid as soon as they are there. What is above it is forgotten.
+        Raises BlockFailedError where they never will be there."""
         with self._changed:
-            self._changed.wait_for(lambda: self._filled >= rows or self._closed)
-            if self._filled < rows:
+            self._needed = piece.row
+            while self._bands and self._bands[0][0] + len(self._bands[0][1].probability) <= piece.row:
+                self._bands.popleft()
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._filled >= piece.row_end or self._closed)
+            if self._filled < piece.row_end:
                 raise BlockFailedError("the block was not finished")
+            bands = [(row, pixels) for row, pixels in self._bands if row < piece.row_end]
+        cols = slice(piece.col - self._window.col, piece.col_end - self._window.col)
+
+        def cut(arrays: Iterator[tuple[int, NDArray[np.uint8]]]) -> NDArray[np.uint8]:
+            parts = [array[max(0, piece.row - row) : piece.row_end - row, cols] for row, array in arrays]
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+        probability = cut((row, pixels.probability) for row, pixels in bands)
+        if bands[0][1].classes is None:
+            return BlockPixels(None, probability)
+        return BlockPixels(
+            cut((row, pixels.classes) for row, pixels in bands if pixels.classes is not None), probability
+        )
 
     @contextmanager
     def closing(self) -> Iterator[None]:
-        """After the body nothing more is put: whoever waits gets an error."""
+        """After the body nothing more comes, or nothing more is wanted: nobody waits any longer."""
         try:
             yield
         finally:
@@ -208,20 +274,20 @@ class _Result:
                 self._changed.notify_all()
 
 
-def _trace(result: _Result, job: Job, watch: Stopwatch) -> Fragments:
-    """Trace a block piece by piece, each as soon as its rows are there."""
+def _trace(finished: _Finished, window: Window, job: Job, watch: Stopwatch, save: Sink) -> None:
+    """Trace a block band by band, each as soon as its rows are there."""
     waited = Stopwatch()
 
-    def before(piece: Window) -> None:
+    def read(piece: Window) -> BlockPixels:
         with waited.stage("rows"):
-            result.wait(piece.row_end - result.window.row)
+            return finished.take(piece)
 
-    begin = time.perf_counter()
-    fragments = trace_block(
-        job.plan, result.window, result.classes, result.probability, job.tracing, before
-    )
-    watch.add("trace", time.perf_counter() - begin - waited.seconds.get("rows", 0.0))
-    return fragments
+    with finished.closing():
+        begin = time.perf_counter()
+        for band, fragments in enumerate(trace_block(job.plan, window, read, job.tracing)):
+            with waited.stage("save"):
+                save.fragments(band, fragments)
+        watch.add("trace", time.perf_counter() - begin - sum(waited.seconds.values()))
 
 
 def _tile_rows(scene: Scene, job: Job, block: Block, watch: Stopwatch) -> Iterator[TileRow]:
@@ -264,16 +330,6 @@ def _below(above: Pixels, fresh: Pixels, rows: int) -> Pixels:
         np.concatenate([above.values[:, begin:], fresh.values], axis=1),
         np.concatenate([above.valid[begin:], fresh.valid]),
     )
-
-
-def _note_wanted(
-    wanted: NDArray[np.bool_], row: TileRow, top: int, window: Window, block: Block, job: Job
-) -> None:
-    left = job.plan.cols.start(block.tile_cols[0])
-    there = Window(top, left, *row.wanted.shape)
-    part = there.intersection(window)
-    if part is not None:
-        wanted[part.relative_to(window).slices] = row.wanted[part.relative_to(there).slices]
 
 
 def _cut(row: TileRow, col: int, width: int) -> Pixels | None:

@@ -1,8 +1,8 @@
-"""One finished block as one file: pixels by bands of rows, fragments, and what happened.
+"""One block as one file: pixels by bands of rows, fragments, and what happened.
 
 The file is a zip archive of stored members, each a zstd-compressed array: the archive's directory stands
 at its end and every member has a CRC, so a torn or damaged file is recognised. It is written under
-another name, flushed to the disk and renamed.
+another name, band by band as rows are finished, then flushed to the disk and renamed.
 """
 
 from __future__ import annotations
@@ -10,9 +10,16 @@ from __future__ import annotations
 import io
 import json
 import os
+import secrets
+import threading
 import zipfile
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +28,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tilesegment.errors import OutputError
-from tilesegment.vector.trace import Fragments
+from tilesegment.vector.trace import Fragments, no_fragments
 
-_ROWS = 256
 _CODEC = pa.Codec("zstd", compression_level=1)
 
 
@@ -55,46 +61,65 @@ class BlockPixels:
     probability: NDArray[np.uint8]
 
 
-def write_block(path: Path, info: BlockInfo, pixels: BlockPixels, fragments: Fragments) -> None:
-    """Save a block so that `path` is complete or does not exist.
+class BlockWriter:
+    """A block's file in the making, for several threads. Whatever is given must not change any more: it is
+    compressed and written by a thread of its own, one piece while the next is made."""
+
+    def __init__(self, archive: zipfile.ZipFile, thread: ThreadPoolExecutor) -> None:
+        self._archive, self._thread = archive, thread
+        self._turn = threading.Lock()
+        self._saving: Future[None] | None = None
+
+    def rows(self, row: int, pixels: BlockPixels) -> None:
+        """Save a band of pixels whose first row is the block's row `row`."""
+        for name, array in (("classes", pixels.classes), ("probability", pixels.probability)):
+            if array is not None:
+                self._save(f"{name}/{row}", partial(_packed, [array]))
+
+    def fragments(self, band: int, fragments: Fragments) -> None:
+        """Save the fragments of a band, counted from the block's first."""
+        if len(fragments):
+            arrays = [getattr(fragments, part.name) for part in fields(Fragments)]
+            self._save(f"fragments/{band}", partial(_packed, arrays))
+
+    def info(self, info: BlockInfo) -> None:
+        """Save what is known of the block."""
+        self._save("info.json", lambda: json.dumps(asdict(info)).encode())
+
+    def settle(self) -> None:
+        """Return when everything is written. Raises OSError where it was not."""
+        if self._saving is not None:
+            self._saving.result()
+            self._saving = None
+
+    def _save(self, name: str, data: Callable[[], bytes]) -> None:
+        with self._turn:
+            self.settle()
+            self._saving = self._thread.submit(lambda: self._archive.writestr(name, data()))
+
+
+@contextmanager
+def new_block(path: Path) -> Iterator[BlockWriter]:
+    """Write a block file so that `path` is complete or does not exist.
 
     Raises OutputError where the disk is full or refuses.
     """
-
-    def members() -> Iterator[tuple[str, bytes]]:
-        yield "info.json", json.dumps(asdict(info)).encode()
-        for name, array in (("classes", pixels.classes), ("probability", pixels.probability)):
-            if array is not None:
-                for row in range(0, info.height, _ROWS):
-                    yield f"{name}/{row}", _packed(array[row : row + _ROWS])
-        yield from _fragment_members(fragments)
-
-    _write_archive(path, members())
-
-
-def write_fragments(path: Path, fragments: Fragments) -> None:
-    """Save fragments alone; `read_fragments` reads them. Raises OutputError."""
-    _write_archive(path, _fragment_members(fragments))
-
-
-def _fragment_members(fragments: Fragments) -> Iterator[tuple[str, bytes]]:
-    for part in fields(Fragments):
-        yield f"fragments/{part.name}", _packed(getattr(fragments, part.name))
-
-
-def _write_archive(path: Path, members: Iterator[tuple[str, bytes]]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Two machines may write the same block at the same time, where one was believed lost.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
         with temporary.open("wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                for name, data in members:
-                    archive.writestr(name, data)
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive, ThreadPoolExecutor(1) as thread:
+                writer = BlockWriter(archive, thread)
+                yield writer
+                writer.settle()
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise OutputError(
             f"{path.parent}: cannot save a block ({error.strerror or error}); free the disk, then run "
             "the same command again"
@@ -112,41 +137,58 @@ def check_block(path: Path) -> BlockInfo | None:
         return None
 
 
-def read_fragments(path: Path) -> Fragments:
-    """The traced fragments of a block."""
+def read_fragments(path: Path, band: int) -> Fragments:
+    """The traced fragments of a band of a block."""
     with zipfile.ZipFile(path) as archive:
-        arrays = {part.name: _unpacked(archive, f"fragments/{part.name}") for part in fields(Fragments)}
-    return Fragments(**arrays)
+        name = f"fragments/{band}"
+        if name not in archive.NameToInfo:
+            return no_fragments()
+        return Fragments(*_unpacked(archive, name, len(fields(Fragments))))
 
 
 def read_rows(path: Path, begin: int, end: int) -> BlockPixels:
     """The rows [begin, end) of a block, counted from its first."""
     with zipfile.ZipFile(path) as archive:
-        names = set(archive.namelist())
-        first = begin // _ROWS * _ROWS
-        chunks = range(first, end, _ROWS)
-        cut = slice(begin - first, end - first)
+        starts: dict[str, list[int]] = {"classes": [], "probability": []}
+        for name in archive.namelist():
+            kind, _, row = name.partition("/")
+            if kind in starts:
+                starts[kind].append(int(row))
 
-        def rows(name: str) -> NDArray[np.uint8]:
-            return np.concatenate([_unpacked(archive, f"{name}/{row}") for row in chunks])[cut]
+        def rows(kind: str) -> NDArray[np.uint8]:
+            bands = sorted(starts[kind])
+            first = bisect_right(bands, begin) - 1
+            touched = bands[first : bisect_left(bands, end)]
+            found = np.concatenate([_unpacked(archive, f"{kind}/{row}", 1)[0] for row in touched])
+            return found[begin - bands[first] : end - bands[first]]
 
-        classes = rows("classes") if "classes/0" in names else None
-        return BlockPixels(classes, rows("probability"))
+        return BlockPixels(rows("classes") if starts["classes"] else None, rows("probability"))
 
 
-def _packed(array: NDArray[Any]) -> bytes:
+def read_bands(path: Path, rows: int) -> Iterator[tuple[int, BlockPixels]]:
+    """All bands of a block of `rows` rows from top to bottom, each with its first row."""
+    with zipfile.ZipFile(path) as archive:
+        starts = sorted(
+            int(name.partition("/")[2]) for name in archive.namelist() if name.startswith("probability/")
+        )
+    for begin, end in pairwise([*starts, rows]):
+        yield begin, read_rows(path, begin, end)
+
+
+def _packed(arrays: list[NDArray[Any]]) -> bytes:
     buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
-    raw = buffer.getvalue()
+    for array in arrays:
+        np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    raw = buffer.getbuffer()
     compressed: bytes = _CODEC.compress(raw, asbytes=True)
     return len(raw).to_bytes(8, "little") + compressed
 
 
-def _unpacked(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+def _unpacked(archive: zipfile.ZipFile, name: str, count: int) -> list[NDArray[Any]]:
     data = archive.read(name)
     raw = _CODEC.decompress(data[8:], decompressed_size=int.from_bytes(data[:8], "little"), asbytes=True)
-    array: NDArray[Any] = np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
-    return array
+    buffer = io.BytesIO(raw)
+    return [np.lib.format.read_array(buffer, allow_pickle=False) for _ in range(count)]
 
 
 def _sync_folder(folder: Path) -> None:

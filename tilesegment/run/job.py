@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,10 @@ from tilesegment.grid import Window
 from tilesegment.model.engines.choose import EngineChoice
 from tilesegment.model.store import ModelFile
 from tilesegment.raster.source import SceneSpec
+from tilesegment.run.blockfile import BlockPixels
 from tilesegment.tiling.blend import NODATA, PROBABILITY_MAX, BlendMode
 from tilesegment.tiling.plan import Block, Plan
-from tilesegment.vector.trace import Fragments, Traceable, trace_pieces
+from tilesegment.vector.trace import Fragments, Traceable, trace_bands
 
 
 @dataclass(frozen=True)
@@ -104,22 +105,13 @@ class BlockTask:
 
 
 def trace_block(
-    plan: Plan,
-    window: Window,
-    classes: NDArray[np.uint8] | None,
-    probability: NDArray[np.uint8],
-    settings: TraceSettings,
-    before: Callable[[Window], None] = lambda piece: None,
-) -> Fragments:
-    """The fragments of a block from its saved pixels, (rows, columns) of `window`; none where no polygons
-    are wanted. before: called with each piece of the block before its pixels are looked at."""
+    plan: Plan, window: Window, read: Callable[[Window], BlockPixels], settings: TraceSettings
+) -> Iterator[Fragments]:
+    """The fragments of a block by bands; see `trace_bands`. read: the pixels of a window of the grid."""
 
-    def read(piece: Window) -> Traceable:
-        before(piece)
-        rows, cols = piece.relative_to(window).slices
-        part = probability[rows, cols]
-        return settings.labels(None if classes is None else classes[rows, cols], part), part
+    def labelled(piece: Window) -> Traceable:
+        pixels = read(piece)
+        return settings.labels(pixels.classes, pixels.probability), pixels.probability
 
-    return trace_pieces(
-        plan, window, read if settings.trace else None, settings.outside, settings.tolerance
-    )
+    if settings.trace:
+        yield from trace_bands(plan, window, labelled, settings.outside, settings.tolerance)

@@ -25,7 +25,6 @@ from tilesegment.run.prepare import Prepared, blank_warning, plan_memory, prepar
 from tilesegment.run.publish import (
     Mosaic,
     discard,
-    fragments_loader,
     on_output_grid,
     output_window,
     publish,
@@ -259,7 +258,7 @@ def _write_all(
     def polygons(path: Path) -> int:
         features = whole_features(
             job.plan,
-            fragments_loader(job.plan, ledger.path),
+            ledger.path,
             prepared.grid,
             prepared.measures,
             job.tracing.tolerance is not None,

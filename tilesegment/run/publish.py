@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from tilesegment.errors import OutputError
 from tilesegment.grid import Grid, Window
-from tilesegment.run.blockfile import BlockInfo, read_fragments, read_rows, write_block
+from tilesegment.run.blockfile import (
+    BlockInfo,
+    BlockPixels,
+    new_block,
+    read_bands,
+    read_fragments,
+    read_rows,
+)
 from tilesegment.run.job import Job, TraceSettings, trace_block
 from tilesegment.settings import Measure, VectorSettings
 from tilesegment.tiling.blend import NODATA
@@ -20,7 +27,7 @@ from tilesegment.tiling.plan import Block, Plan
 from tilesegment.vector.clean import clean
 from tilesegment.vector.parallel import chunks, in_threads
 from tilesegment.vector.seams import Features, join
-from tilesegment.vector.trace import Fragments
+from tilesegment.vector.trace import Fragments, bands_of
 
 
 @dataclass(frozen=True)
@@ -62,16 +69,27 @@ class Mosaic:
 
 def retrace(job: Job, block: Block, path: Path, info: BlockInfo) -> BlockInfo:
     """Trace a block's saved pixels again, with other vector settings; nothing is predicted."""
-    pixels = read_rows(path, 0, info.height)
-    fragments = trace_block(job.plan, block.window, pixels.classes, pixels.probability, job.tracing)
-    info = BlockInfo(**{**vars(info), "trace_key": job.tracing.key})
-    write_block(path, info, pixels, fragments)
+
+    def read(piece: Window) -> BlockPixels:
+        inner = piece.relative_to(block.window)
+        pixels = read_rows(path, inner.row, inner.row_end)
+        cols = slice(inner.col, inner.col_end)
+        classes = None if pixels.classes is None else pixels.classes[:, cols]
+        return BlockPixels(classes, pixels.probability[:, cols])
+
+    info = replace(info, trace_key=job.tracing.key)
+    with new_block(path) as file:
+        for row, pixels in read_bands(path, info.height):
+            file.rows(row, pixels)
+        for band, fragments in enumerate(trace_block(job.plan, block.window, read, job.tracing)):
+            file.fragments(band, fragments)
+        file.info(info)
     return info
 
 
 def whole_features(
     plan: Plan,
-    load: Callable[[int], Fragments],
+    path: Callable[[Block], Path],
     grid: Grid,
     settings: VectorSettings,
     shared_outlines: bool,
@@ -79,13 +97,21 @@ def whole_features(
 ) -> Iterator[Features]:
     """The polygons of all blocks: joined, then cleaned, in batches in the order of their id.
 
-    shared_outlines: the fragments were simplified already, together with their neighbours.
+    path: the file of a block. shared_outlines: the fragments were simplified already, together with their
+    neighbours.
     """
     tolerance = Measure(0.0) if shared_outlines else settings.simplify
-    rows: dict[int, list[int]] = {}
+    # Bands of blocks beside each other form a row.
+    rows: dict[int, list[tuple[Block, int]]] = {}
     for block in plan.blocks:
-        rows.setdefault(block.window.row_end, []).append(block.index)
-    groups = [(numbers, end * plan.width) for end, numbers in sorted(rows.items())]
+        for band, windows in enumerate(bands_of(plan, block.window, shared_outlines)):
+            rows.setdefault(windows[0].row_end, []).append((block, band))
+    groups = [(keys, end * plan.width) for end, keys in sorted(rows.items())]
+
+    def load(key: tuple[Block, int]) -> Fragments:
+        block, band = key
+        return read_fragments(path(block), band)
+
     for features in join(load, groups, settings.connectivity, shared_outlines):
         yield Features.concatenate(
             in_threads(
@@ -95,11 +121,6 @@ def whole_features(
                 chunks(len(features)) or [slice(0)],
             )
         )
-
-
-def fragments_loader(plan: Plan, path: Callable[[Block], Path]) -> Callable[[int], Fragments]:
-    """Reads a block's fragments by its number."""
-    return lambda number: read_fragments(path(plan.blocks[number]))
 
 
 def output_window(working: Grid, region: Window, native: Grid, match_input: bool) -> Window:

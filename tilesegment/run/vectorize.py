@@ -16,14 +16,14 @@ from tilesegment.errors import InputError, OutputError, SettingsError
 from tilesegment.grid import Window
 from tilesegment.model.card import ModelClass, default_colours
 from tilesegment.raster.source import Scene, gdal_environment, open_scene
-from tilesegment.run.blockfile import write_fragments
+from tilesegment.run.blockfile import new_block
 from tilesegment.run.ledger import Ledger, open_ledger
 from tilesegment.run.prepare import resolve_measures, shared_tolerance
-from tilesegment.run.publish import discard, fragments_loader, publish, temporary_for, whole_features
+from tilesegment.run.publish import discard, publish, temporary_for, whole_features
 from tilesegment.run.record import software
 from tilesegment.settings import VectorSettings
 from tilesegment.tiling.plan import Block, Plan
-from tilesegment.vector.trace import Fragments, Traceable, trace_pieces
+from tilesegment.vector.trace import Fragments, Traceable, trace_bands
 from tilesegment.vector.write import Layer, is_vector, write_layer
 
 _CELL = 1024
@@ -55,7 +55,9 @@ def vectorize_raster(
         tolerance = shared_tolerance(settings.simplify, grid) if len(found) > 1 else None
         with open_ledger(output, {"vectorize": source}, resume=False) as ledger:
             for block in plan.blocks:
-                write_fragments(ledger.path(block), _trace(scene, plan, block, tolerance))
+                with new_block(ledger.path(block)) as file:
+                    for band, fragments in enumerate(_trace(scene, plan, block, tolerance)):
+                        file.fragments(band, fragments)
             layer = Layer(
                 grid=grid,
                 labels=_labels(scene, found),
@@ -100,7 +102,7 @@ def _write(
     try:
         features = whole_features(
             plan,
-            fragments_loader(plan, ledger.path),
+            ledger.path,
             layer.grid,
             settings,
             several_classes and settings.simplify.value > 0,
@@ -154,12 +156,14 @@ def _bands(plan: Plan) -> Iterator[Window]:
             yield Window(row, block.window.col, height, block.window.width)
 
 
-def _trace(scene: Scene, plan: Plan, block: Block, tolerance: tuple[float, float] | None) -> Fragments:
+def _trace(
+    scene: Scene, plan: Plan, block: Block, tolerance: tuple[float, float] | None
+) -> Iterator[Fragments]:
     def read(piece: Window) -> Traceable:
         values, mask = _read(scene, piece)
         return np.where(mask, values, 0), None
 
-    return trace_pieces(plan, block.window, read, 0, tolerance)
+    return trace_bands(plan, block.window, read, 0, tolerance)
 
 
 def _labels(scene: Scene, values: list[int]) -> dict[int, ModelClass]:

@@ -5,6 +5,7 @@ The figures are upper estimates; `benchmarks/memory.py` holds them against what 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 
 from tilesegment.errors import MemoryBudgetError
@@ -13,16 +14,17 @@ from tilesegment.tiling.plan import Plan
 MB = 1_000_000
 # Interpreter, GDAL, PROJ, GEOS, Arrow and the engine once imported, as resident bytes.
 PROCESS_BYTES = {"torch": 920 * MB, "openvino": 260 * MB, "onnx": 260 * MB}
-GDAL_CACHE_BYTES = 96 * MB
+GDAL_CACHE_BYTES = 64 * MB
 # Rows traced at a time. It bounds the tracer's arrays and has no influence on the polygons.
-TRACE_ROWS = 1024
+TRACE_ROWS = 512
 # Bytes a pixel while a band is traced: class, validity, probability, two running sums.
 TRACE_BYTES = 14
 # A block above this is cut even where memory allows more: it is what a killed run can lose.
 MOST_BLOCK_PIXELS = 400_000_000
 # A block below this is not worth its rim of tiles predicted twice.
 LEAST_BLOCK_PIXELS = 24_000_000
-MOST_RECOMPUTE = 1.05
+# Work done / work needed.
+MOST_WORK = 1.05
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,14 @@ class Load:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process, by part."""
+    """Bytes of one process, by part. strip: the rows being read and blended; finished: those that wait
+    to be traced and saved."""
 
     process: int
     model: int
     forward: int
     strip: int
-    block: int
+    finished: int
     trace: int
 
     @property
@@ -61,8 +64,13 @@ class Memory:
         return sum(getattr(self, field.name) for field in fields(self))
 
 
+def rows_waiting(plan: Plan) -> int:
+    """Finished rows that may wait for the tracer: what it takes at a time, and one row of tiles more."""
+    return max(TRACE_ROWS, plan.tile[0]) + plan.tile[0]
+
+
 def worst_memory(plan: Plan, load: Load) -> Memory:
-    """The memory that predicting the plan's largest block takes at its peak."""
+    """The memory that predicting the plan's widest block takes at its peak; its height costs nothing."""
     height = max(end - begin for begin, end, _ in plan.row_parts)
     width = max(end - begin for begin, end, _ in plan.col_parts)
     tile_cols = max(len(tiles) for _, _, tiles in plan.col_parts)
@@ -77,18 +85,18 @@ def worst_memory(plan: Plan, load: Load) -> Memory:
         forward=load.lanes * load.batch * (load.activation_bytes + 2 * tile_bytes),
         # The strip read, the strip read ahead and their join; sums of classes and weights.
         strip=strip_pixels * (3 * source + 4 * load.channels + 4 + 8),
-        # Probability, what may be written, and the class where there are several.
-        block=height * width * (2 if load.channels == 1 else 3),
+        # Probability, and the class where there are several; a band more on its way to the file.
+        finished=min(rows_waiting(plan) + plan.tile[0], height) * width * (1 if load.channels == 1 else 2),
         trace=min(TRACE_ROWS, height) * width * TRACE_BYTES,
     )
 
 
 def fit_blocks(plan: Plan, load: Load, budget: int, workers: int = 1) -> Plan:
-    """The plan with its blocks chosen: within `budget` bytes a process, and little predicted twice.
+    """The plan with its blocks chosen: within `budget` bytes a process, and with little work wasted.
 
-    Among the cuts that fit, more blocks are better (they are what parallel workers share and what a
-    killed run keeps) up to 5 % of tiles predicted twice; beyond that the least recompute wins. There
-    are at least as many blocks as workers where the scene has the tiles for it.
+    Waste is what tiles predicted twice and workers without a block would cost together. Among the cuts
+    that waste at most 5 %, the one that takes the least memory wins (narrow, high blocks); beyond that the
+    one that wastes least. There are at least as many blocks as workers where the scene has the tiles.
 
     Raises MemoryBudgetError where even the smallest block needs more.
     """
@@ -96,23 +104,25 @@ def fit_blocks(plan: Plan, load: Load, budget: int, workers: int = 1) -> Plan:
     most_rows = len(plan.rows.cells(region.row, region.row_end))
     most_cols = len(plan.cols.cells(region.col, region.col_end))
     enough = min(workers, most_rows * most_cols)
-    best: tuple[tuple[bool, float], Plan] | None = None
+    best: tuple[tuple[bool, float, int], Plan] | None = None
     for cols in _divisors(most_cols):
         for rows in _divisors(most_rows):
             candidate = replace(plan, block_rows=rows, block_cols=cols)
-            if rows * cols < enough or region.area / (rows * cols) > MOST_BLOCK_PIXELS:
-                continue
-            if worst_memory(candidate, load).total > budget:
+            blocks = rows * cols
+            if blocks < enough or region.area / blocks > MOST_BLOCK_PIXELS:
                 continue
             recompute = candidate.recompute
-            cheap = recompute <= MOST_RECOMPUTE and (
-                rows * cols == enough or region.area / (rows * cols) >= LEAST_BLOCK_PIXELS
-            )
-            score = (not cheap, -rows * cols if cheap else recompute)
+            if recompute > 2 and best is not None:
+                break
+            need = worst_memory(candidate, load).total
+            if need > budget:
+                continue
+            work = recompute * workers * math.ceil(blocks / workers) / blocks
+            worth = blocks == enough or region.area / blocks >= LEAST_BLOCK_PIXELS
+            cheap = work <= MOST_WORK and worth
+            score = (not cheap, need if cheap else work, -blocks)
             if best is None or score < best[0]:
                 best = (score, candidate)
-            if recompute > 2:
-                break
     if best is not None:
         return best[1]
     smallest = replace(plan, block_rows=most_rows, block_cols=most_cols)

@@ -1,9 +1,10 @@
 """Joining what block and band edges cut: exact, in whole pixel coordinates.
 
 Two passes over the fragments. The first sees only their runs along window borders: where runs of equal
-class on the two sides of a line overlap, their fragments are one region (union-find). The second hands
-out the regions in the order of their first pixel, row of blocks by row of blocks, with only those that
-cross a border held in memory.
+class on the two sides of a line overlap, their fragments are one region (union-find). The second goes
+from top to bottom, joins a region as soon as its last fragment is there, and hands out regions in the
+order of their first pixel, so that only those which are still open, and those behind them in that order,
+are in memory.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import shapely
@@ -45,6 +47,12 @@ class Features:
         )
 
     @classmethod
+    def none(cls) -> Features:
+        """No regions."""
+        numbers = np.empty(0, np.int64)
+        return cls(np.empty(0, object), numbers, numbers, numbers, numbers)
+
+    @classmethod
     def concatenate(cls, parts: Sequence[Features]) -> Features:
         """All of them in one value, in order."""
         return cls(
@@ -56,55 +64,73 @@ class Features:
         )
 
 
+Key = TypeVar("Key")
+# Features handed out together, at least: they are cleaned in parallel and written in one go.
+_BATCH = 4096
+
+
 def join(
-    load: Callable[[int], Fragments],
-    groups: Sequence[tuple[Sequence[int], int]],
+    load: Callable[[Key], Fragments],
+    groups: Sequence[tuple[Sequence[Key], int]],
     connectivity: int = 4,
     shared_outlines: bool = False,
 ) -> Iterator[Features]:
     """Whole regions from fragments, in batches, in ascending order of their first pixel.
 
-    load: the fragments of a block by its number, called up to three times for each.
-    groups: rows of blocks from top to bottom, each with the linear index at which the next row starts.
+    load: the fragments of a traced window by its key, called twice for each.
+    groups: rows of windows from top to bottom, each with the linear index at which the next row starts.
     connectivity: 4, or 8 to make one multipolygon of regions that touch at a corner.
     shared_outlines: the fragments were simplified together, and keep the vertices of their neighbours.
     """
-    numbers = [number for group, _ in groups for number in group]
-    sizes, runs, values, corners = _first_pass(load, numbers, connectivity)
-    starts = dict(zip(numbers, np.cumsum([0, *sizes])[:-1].tolist(), strict=True))
-    region = _regions(sum(sizes), runs, values, corners, connectivity)
+    runs, values, corners = _first_pass(load, [key for group, _ in groups for key in group], connectivity)
+    region = _regions(len(values), runs, values, corners, connectivity)
     if shared_outlines:
         load = _noded(load, runs)
-    shared = np.bincount(region, minlength=len(region))[region] > 1
-    joined = _joined(load, numbers, starts, region, shared, connectivity, shared_outlines)
-    for group, end in groups:
-        ready = joined.first < end
-        parts = [joined[ready]]
-        joined = joined[~ready]
-        for number in group:
-            fragments = load(number)
-            alone = ~shared[starts[number] : starts[number] + len(fragments)]
-            parts.append(_single(fragments, alone, connectivity, shared_outlines))
-        batch = Features.concatenate(parts)
-        yield batch[np.argsort(batch.first, kind="stable")]
+    # Fragments of each region that were not met yet.
+    left = np.bincount(region, minlength=len(region))
+    shared = left[region] > 1
+    pieces, names, start = Features.none(), np.empty(0, np.int64), 0
+    waiting = Features.none()
+    for number, (group, end) in enumerate(groups):
+        found, fresh, fresh_names = [waiting], [pieces], [names]
+        for key in group:
+            fragments = load(key)
+            here = slice(start, start + len(fragments))
+            start = here.stop
+            mine, of = shared[here], region[here]
+            found.append(_single(fragments, ~mine, connectivity, shared_outlines))
+            fresh.append(_single(fragments, mine, 4, shared_outlines))
+            fresh_names.append(of[mine])
+            np.subtract.at(left, of, 1)
+        pieces, names = Features.concatenate(fresh), np.concatenate(fresh_names)
+        whole = left[names] == 0
+        found.append(_united(pieces[whole], names[whole], connectivity, shared_outlines))
+        pieces, names = pieces[~whole], names[~whole]
+        waiting = Features.concatenate(found)
+        waiting = waiting[np.argsort(waiting.first, kind="stable")]
+        # A region that is still open goes before all that begin behind it.
+        ready = int(np.searchsorted(waiting.first, min(end, pieces.first.min(initial=end))))
+        if ready >= _BATCH or number == len(groups) - 1:
+            yield waiting[:ready]
+            waiting = waiting[ready:]
 
 
 def _first_pass(
-    load: Callable[[int], Fragments], numbers: Sequence[int], connectivity: int
-) -> tuple[list[int], IntArray, IntArray, list[tuple[int, int]]]:
-    sizes: list[int] = []
+    load: Callable[[Key], Fragments], keys: Sequence[Key], connectivity: int
+) -> tuple[IntArray, IntArray, list[tuple[int, int]]]:
+    """Runs of all fragments, numbered through, the class of each, and pairs that touch at a corner."""
     runs: list[IntArray] = [np.empty((0, 6), np.int64)]
     values: list[IntArray] = [np.empty(0, np.int64)]
     corners: list[tuple[int, int]] = []
-    for number in numbers:
-        fragments = load(number)
-        count = sum(sizes)
-        sizes.append(len(fragments))
+    count = 0
+    for key in keys:
+        fragments = load(key)
         runs.append(fragments.renumbered_runs(count))
         values.append(fragments.value)
         if connectivity == 8:
             corners.extend((a + count, b + count) for a, b in _corner_contacts(fragments))
-    return sizes, np.concatenate(runs), np.concatenate(values), corners
+        count += len(fragments)
+    return np.concatenate(runs), np.concatenate(values), corners
 
 
 def _regions(
@@ -177,7 +203,7 @@ def _corner_contacts(fragments: Fragments) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in zip(table[:-1, 3][same], table[1:, 3][same], strict=True)]
 
 
-def _noded(load: Callable[[int], Fragments], runs: IntArray) -> Callable[[int], Fragments]:
+def _noded(load: Callable[[Key], Fragments], runs: IntArray) -> Callable[[Key], Fragments]:
     """Fragments with a vertex wherever an outline on the other side of a border line begins or ends, so
     that neighbours keep sharing every vertex after coordinates are rounded."""
     axis, line = np.repeat(runs[:, 0], 2), np.repeat(runs[:, 1], 2)
@@ -185,32 +211,16 @@ def _noded(load: Callable[[int], Fragments], runs: IntArray) -> Callable[[int], 
     on_vertical = np.column_stack([line, along])[axis == 1]
     on_horizontal = np.column_stack([along, line])[axis == 0]
 
-    def noded(number: int) -> Fragments:
-        fragments = load(number)
+    def noded(key: Key) -> Fragments:
+        fragments = load(key)
         outlines = fragments.outlines.with_vertices(on_vertical, on_horizontal)
         return replace(fragments, coords=outlines.coords, rings=outlines.rings)
 
     return noded
 
 
-def _joined(
-    load: Callable[[int], Fragments],
-    numbers: Sequence[int],
-    starts: dict[int, int],
-    region: IntArray,
-    shared: NDArray[np.bool_],
-    connectivity: int,
-    shared_outlines: bool,
-) -> Features:
-    """The regions that consist of several fragments, sorted by first pixel."""
-    parts: list[Features] = []
-    names: list[IntArray] = [np.empty(0, np.int64)]
-    for number in numbers:
-        fragments = load(number)
-        here = slice(starts[number], starts[number] + len(fragments))
-        parts.append(_single(fragments, shared[here], 4, shared_outlines))
-        names.append(region[here][shared[here]])
-    pieces, name = Features.concatenate(parts), np.concatenate(names)
+def _united(pieces: Features, name: IntArray, connectivity: int, shared_outlines: bool) -> Features:
+    """The regions that consist of several fragments. name: the region of each."""
     order = np.argsort(name, kind="stable")
     pieces, name = pieces[order], name[order]
     begin = np.flatnonzero(np.diff(name, prepend=-1))
@@ -219,14 +229,13 @@ def _joined(
     groups = np.split(pieces.geometry, begin[1:])
     united = np.array(in_threads(shapely.union_all, groups))
     united = _canonical(_promoted(united, connectivity), shared_outlines)
-    result = Features(
+    return Features(
         united,
         pieces.value[begin],
         np.add.reduceat(pieces.pixels, begin),
         np.add.reduceat(pieces.total, begin),
         np.minimum.reduceat(pieces.first, begin),
     )
-    return result[np.argsort(result.first, kind="stable")]
 
 
 def _single(

@@ -154,49 +154,54 @@ def trace_simplified(
     )
 
 
-def pieces_of(plan: Plan, window: Window, shared_outlines: bool) -> list[Window]:
-    """The windows that a block is traced in: bands of rows, or, where outlines are simplified together,
-    the cells of the lattice, which are the same whatever the blocks."""
+def bands_of(plan: Plan, window: Window, shared_outlines: bool) -> list[list[Window]]:
+    """The windows that a block is traced in, row by row: bands as wide as the block or, where outlines are
+    simplified together, the cells of the lattice, which are the same whatever the blocks. Blocks beside
+    each other have the same rows."""
     if not shared_outlines:
         return [
-            Window(row, window.col, min(TRACE_ROWS, window.row_end - row), window.width)
+            [Window(row, window.col, min(TRACE_ROWS, window.row_end - row), window.width)]
             for row in range(window.row, window.row_end, TRACE_ROWS)
         ]
-    pieces = []
+    bands = []
     for i in plan.rows.cells(window.row, window.row_end):
+        band = []
         for j in plan.cols.cells(window.col, window.col_end):
             row, col = plan.rows.cell_start(i), plan.cols.cell_start(j)
             height, width = plan.rows.cell_start(i + 1) - row, plan.cols.cell_start(j + 1) - col
             part = Window(row, col, height, width).intersection(window)
             if part is not None:
-                pieces.append(part)
-    return pieces
+                band.append(part)
+        bands.append(band)
+    return bands
 
 
-def trace_pieces(
+def trace_bands(
     plan: Plan,
     window: Window,
-    read: Callable[[Window], Traceable] | None,
+    read: Callable[[Window], Traceable],
     outside: int,
     tolerance: tuple[float, float] | None,
-) -> Fragments:
-    """The fragments of a block. read: labels and probability of a piece of it, None for no fragments;
-    outside: the label that is not traced; tolerance: as for `trace_simplified`, None for exact outlines."""
-    traced = [_no_fragments()]
-    if read is None:
-        return traced[0]
-    for piece in pieces_of(plan, window, tolerance is not None):
-        labels, probability = read(piece)
-        if (labels == outside).all():
-            continue
-        if tolerance is None:
-            traced.append(trace(labels, probability, piece, plan.width, outside))
-        else:
-            traced.append(trace_simplified(labels, probability, piece, plan.width, outside, tolerance))
-    return Fragments.concatenate(traced)
+) -> Iterator[Fragments]:
+    """The fragments of a block, one value for each of `bands_of` it.
+
+    read: labels and probability of a window inside the block, asked for from top to bottom; outside: the
+    label that is not traced; tolerance: as for `trace_simplified`, None for exact outlines."""
+    for band in bands_of(plan, window, tolerance is not None):
+        traced = [no_fragments()]
+        for piece in band:
+            labels, probability = read(piece)
+            if (labels == outside).all():
+                continue
+            if tolerance is None:
+                traced.append(trace(labels, probability, piece, plan.width, outside))
+            else:
+                traced.append(trace_simplified(labels, probability, piece, plan.width, outside, tolerance))
+        yield Fragments.concatenate(traced) if len(traced) != 2 else traced[1]
 
 
-def _no_fragments() -> Fragments:
+def no_fragments() -> Fragments:
+    """The fragments of nothing."""
     none, zero = np.empty(0, np.int64), np.zeros(1, np.int64)
     runs = np.empty((0, 6), np.int64)
     return Fragments(none, none, none, none, np.empty((0, 2), np.int64), zero, zero, runs)
