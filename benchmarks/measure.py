@@ -16,6 +16,7 @@ from xml.sax.saxutils import escape
 
 import psutil
 import rasterio
+from rasterio.windows import Window
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 RESULTS = Path("bench")
@@ -108,6 +109,23 @@ def mosaic(scene: Path, megapixels: float, folder: Path) -> Path:
     path = folder / f"{scene.stem}-{megapixels:g}.vrt"
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines))
+    return path
+
+
+def plain_copy(scene: Path) -> Path:
+    """A scene as a tiled, deflated GeoTIFF that every reader takes, made once."""
+    path = scene.with_name(f"{scene.stem}-plain.tif")
+    if not path.exists():
+        with rasterio.open(scene) as source:
+            profile = {
+                "driver": "GTiff", "dtype": "uint8", "count": 3, "height": source.height,
+                "width": source.width, "crs": source.crs, "transform": source.transform, "tiled": True,
+                "blockxsize": 512, "blockysize": 512, "compress": "deflate", "photometric": "rgb",
+            }  # fmt: skip
+            with rasterio.open(path, "w", **profile) as out:
+                for row in range(0, source.height, 512):
+                    window = Window(0, row, source.width, min(512, source.height - row))
+                    out.write(source.read([1, 2, 3], window=window), window=window)
     return path
 
 

@@ -1,7 +1,7 @@
 """End-to-end speed of `predict` (mask and polygons) against the pure forward rate of the same engine.
 
     python benchmarks/throughput.py [--scene FILE] [--megapixels 100] [--model roofs] [--engine auto]
-                                    [--repeat 3] [-- OPTIONS]
+                                    [--device auto] [--precision auto] [--repeat 3] [-- OPTIONS]
 
 Efficiency is tile pixels predicted per second of the whole command (start-up, model, reading, blending,
 tracing, writing) over tile pixels per second of the engine alone, on random tiles, in one run; the two
@@ -27,12 +27,13 @@ from tilesegment.model.store import find_model
 from tilesegment.run.prepare import cores
 
 
-def forward_rate(model: str, engine: str, seconds: float, batch: int | None) -> float:
+def forward_rate(given: argparse.Namespace) -> float:
     """Tile pixels a second, in millions, of an engine that is kept busy."""
-    choice, found = choose_engine(engine, "auto", "auto"), find_model(model)
+    choice = choose_engine(given.engine, given.device, given.precision)
+    found, seconds = find_model(given.model), given.forward_only
     tile, bands = found.card.tile, len(found.card.bands)
     low, high = (0.0,) * bands, (255.0,) * bands
-    setup = Setup(tile, "uint8", low, high, choice.device, 0, choice.precision, batch, cores())
+    setup = Setup(tile, "uint8", low, high, choice.device, 0, choice.precision, given.batch, cores())
     predictor = load_engine(choice.engine, found, setup)
     rng = np.random.default_rng(0)
     values = rng.integers(0, 255, (predictor.batch, bands, *tile)).astype(np.uint8)
@@ -54,41 +55,46 @@ def forward_rate(model: str, engine: str, seconds: float, batch: int | None) -> 
     return count * predictor.batch * tile[0] * tile[1] / run(count) / 1e6
 
 
-def main() -> None:
-    """Alternate the two, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments(description: str | None, **defaults: str) -> argparse.Namespace:
+    """The command line, with other defaults for some options."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--scene", type=Path)
     parser.add_argument("--megapixels", type=float, default=100)
     parser.add_argument("--model", default="roofs")
     parser.add_argument("--engine", default="auto")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--forward-only", type=float, help=argparse.SUPPRESS)
     parser.add_argument("options", nargs="*")
-    given = parser.parse_args()
-    if given.forward_only:
-        # In a process of its own, so that its memory and threads do not disturb the other.
-        print(forward_rate(given.model, given.engine, given.forward_only, given.batch))
-        return
+    parser.set_defaults(**defaults)
+    return parser.parse_args()
+
+
+def compare(name: str, given: argparse.Namespace) -> None:
+    """Alternate the two, print the table."""
     work = RESULTS / "work"
     work.mkdir(parents=True, exist_ok=True)
-    scene = given.scene or mosaic(town(work), given.megapixels, work)
+    scene = mosaic(given.scene or town(work), given.megapixels, work)
+    same = ["--model", given.model, "--engine", given.engine]
+    same += ["--device", given.device, "--precision", given.precision]
+    same += ["--batch", str(given.batch)] if given.batch else []
+    # In a process of its own, so that its memory and threads do not disturb the other.
+    forward_only = [sys.executable, sys.argv[0], *same, "--forward-only", "15"]
     rows = []
     for number in range(given.repeat):
-        command = [sys.executable, __file__, "--model", given.model, "--engine", given.engine]
-        command += ["--batch", str(given.batch)] if given.batch else []
-        before = float(subprocess.check_output([*command, "--forward-only", "15"]))
+        before = float(subprocess.check_output(forward_only))
         begin = time.perf_counter()
         done = subprocess.run(
             tilesegment(
                 "predict", scene, "-o", work / "out.gpkg", "--mask", work / "out.tif", "--json", "-q",
-                "--overwrite", "--no-resume", "--model", given.model, "--engine", given.engine,
-                *(["--batch", str(given.batch)] if given.batch else []), *given.options,
+                "--overwrite", "--no-resume", *same, *given.options,
             ),
             check=True, stdout=subprocess.PIPE,
         )  # fmt: skip
         seconds = time.perf_counter() - begin
-        after = float(subprocess.check_output([*command, "--forward-only", "15"]))
+        after = float(subprocess.check_output(forward_only))
         record = json.loads(done.stdout)
         tile = record["plan"]["tile"]
         predicted = record["counts"]["tiles_predicted"] * tile[0] * tile[1] / 1e6
@@ -107,7 +113,16 @@ def main() -> None:
         )
         print(rows[-1], flush=True)
     middle = {key: median(row[key] for row in rows) for key in rows[0] if key not in ("run", "engine")}
-    show("throughput", [*rows, {"run": "median", "engine": rows[0]["engine"], **middle}])
+    show(name, [*rows, {"run": "median", "engine": rows[0]["engine"], **middle}])
+
+
+def main() -> None:
+    """The whole command, or the engine alone."""
+    given = arguments(__doc__)
+    if given.forward_only:
+        print(forward_rate(given))
+    else:
+        compare("throughput", given)
 
 
 if __name__ == "__main__":

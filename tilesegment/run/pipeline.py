@@ -19,7 +19,7 @@ from tilesegment.raster.source import Scene, gdal_environment
 from tilesegment.report.overlay import write_overlay
 from tilesegment.run.blockfile import BlockInfo
 from tilesegment.run.executor import run_dask, run_serial
-from tilesegment.run.job import BlockTask
+from tilesegment.run.job import BlockTask, Job
 from tilesegment.run.ledger import Ledger, ledger_folder, open_ledger, write_atomic
 from tilesegment.run.prepare import Prepared, blank_warning, plan_memory, prepare
 from tilesegment.run.publish import (
@@ -41,10 +41,13 @@ from tilesegment.run.record import (
     versions,
 )
 from tilesegment.settings import PredictSettings
+from tilesegment.vector.parallel import in_threads
 from tilesegment.vector.write import DRIVERS, Layer, is_vector, write_layer
 
 # Is told how many tiles are done, and of how many.
 Progress = Callable[[int, int], None]
+# Blocks traced again at a time, each holding a band.
+_TRACERS = 4
 _log = logging.getLogger("tilesegment")
 
 
@@ -173,10 +176,9 @@ def _predict_missing(
     found = ledger.finished(blocks)
     for note in ledger.notes:
         _log.warning(note)
-    for block in blocks:
-        info = found.get(block.index)
-        if info is not None and info.trace_key != job.tracing.key:
-            found[block.index] = retrace(job, block, ledger.path(block), info)
+    stale = [block for block in blocks if _is_stale(found.get(block.index), job)]
+    again = in_threads(lambda b: retrace(job, b, ledger.path(b), found[b.index]), stale, _TRACERS)
+    found.update(zip((block.index for block in stale), again, strict=True))
     tasks = [BlockTask(job, block, str(ledger.path(block))) for block in blocks if block.index not in found]
     by_name = {task.block.name: task.block for task in tasks}
     fresh: list[BlockInfo] = []
@@ -192,6 +194,11 @@ def _predict_missing(
         found[block.index] = info
         tiles.finish(block.tiles)
     return dict(sorted(found.items())), fresh
+
+
+def _is_stale(info: BlockInfo | None, job: Job) -> bool:
+    """Whether a block was traced with other settings."""
+    return info is not None and info.trace_key != job.tracing.key
 
 
 @dataclass

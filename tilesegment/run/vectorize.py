@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tilesegment.errors import InputError, OutputError, SettingsError
 from tilesegment.grid import Window
 from tilesegment.model.card import ModelClass, default_colours
-from tilesegment.raster.source import Scene, gdal_environment, open_scene
+from tilesegment.raster.source import Scene, SceneSpec, gdal_environment, open_scene
 from tilesegment.run.blockfile import new_block
 from tilesegment.run.ledger import Ledger, open_ledger
 from tilesegment.run.prepare import resolve_measures, shared_tolerance
@@ -23,12 +23,15 @@ from tilesegment.run.publish import discard, publish, temporary_for, whole_featu
 from tilesegment.run.record import software
 from tilesegment.settings import VectorSettings
 from tilesegment.tiling.plan import Block, Plan
-from tilesegment.vector.trace import Fragments, Traceable, trace_bands
+from tilesegment.vector.parallel import in_threads
+from tilesegment.vector.trace import Traceable, trace_bands
 from tilesegment.vector.write import Layer, is_vector, write_layer
 
 _CELL = 1024
 _BLOCK_PIXELS = 32_000_000
 _MOST_NAMED = 256
+# Each holds a band of a block, see `_plan`.
+_THREADS = 4
 
 
 def vectorize_raster(
@@ -51,13 +54,10 @@ def vectorize_raster(
         grid = scene.grid
         settings, notes = resolve_measures(settings, grid, None)
         plan = _plan(grid.height, grid.width)
-        found = _values(scene, plan)
+        found = _values(scene.spec, plan)
         tolerance = shared_tolerance(settings.simplify, grid) if len(found) > 1 else None
         with open_ledger(output, {"vectorize": source}, resume=False) as ledger:
-            for block in plan.blocks:
-                with new_block(ledger.path(block)) as file:
-                    for band, fragments in enumerate(_trace(scene, plan, block, tolerance)):
-                        file.fragments(band, fragments)
+            _trace(scene.spec, plan, ledger, tolerance)
             layer = Layer(
                 grid=grid,
                 labels=_labels(scene, found),
@@ -124,8 +124,8 @@ def _plan(height: int, width: int) -> Plan:
     return Plan(height, width, plan.region, plan.tile, 0, max(1, rows), max(1, cols))
 
 
-def _read(scene: Scene, window: Window) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Classes as whole numbers, and which pixels carry one other than 0."""
+def _read(scene: Scene, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Classes as whole numbers of at most 32 bits, and which pixels carry one other than 0."""
     pixels = scene.read(window)
     values = pixels.values[0]
     if values.dtype.kind == "f" and not (values == np.rint(values))[pixels.valid].all():
@@ -133,37 +133,56 @@ def _read(scene: Scene, window: Window) -> tuple[NDArray[np.int32], NDArray[np.b
             f"{scene.path}: holds fractions ({values.dtype}), and classes are whole numbers; a probability "
             "must be cut by a threshold first"
         )
-    limits = np.iinfo(np.int32)
-    inside = values[pixels.valid]
-    if inside.size and (inside.min() < limits.min or inside.max() > limits.max):
-        raise InputError(f"{scene.path}: class {inside.max()} is beyond 32 bits")
-    return values.astype(np.int32), pixels.valid & (values != 0)
+    if not np.can_cast(values.dtype, np.int32):
+        limits = np.iinfo(np.int32)
+        inside = values[pixels.valid]
+        if inside.size and (inside.min() < limits.min or inside.max() > limits.max):
+            raise InputError(f"{scene.path}: class {inside.max()} is beyond 32 bits")
+        values = values.astype(np.int32)
+    return values, pixels.valid & (values != 0)
 
 
-def _values(scene: Scene, plan: Plan) -> list[int]:
+def _values(spec: SceneSpec, plan: Plan) -> list[int]:
     """All classes of the raster, ascending."""
-    found: set[int] = set()
-    for window in _bands(plan):
-        values, mask = _read(scene, window)
-        found.update(np.unique(values[mask]).tolist())
-    return sorted(found)
+
+    def of_block(block: Block) -> set[int]:
+        found: set[int] = set()
+        with gdal_environment(spec.gdal), Scene(spec) as scene:
+            for window in _bands(block):
+                values, mask = _read(scene, window)
+                found.update(_distinct(values[mask]))
+        return found
+
+    return sorted(set().union(*in_threads(of_block, plan.blocks, _THREADS)))
 
 
-def _bands(plan: Plan) -> Iterator[Window]:
-    for block in plan.blocks:
-        for row in range(block.window.row, block.window.row_end, _CELL):
-            height = min(_CELL, block.window.row_end - row)
-            yield Window(row, block.window.col, height, block.window.width)
+def _distinct(values: NDArray[Any]) -> list[int]:
+    if values.dtype != np.uint8:
+        return list(np.unique(values).tolist())
+    # Sorting takes much longer than counting.
+    return list(np.flatnonzero(np.bincount(values, minlength=256)).tolist())
 
 
-def _trace(
-    scene: Scene, plan: Plan, block: Block, tolerance: tuple[float, float] | None
-) -> Iterator[Fragments]:
-    def read(piece: Window) -> Traceable:
-        values, mask = _read(scene, piece)
-        return np.where(mask, values, 0), None
+def _bands(block: Block) -> Iterator[Window]:
+    for row in range(block.window.row, block.window.row_end, _CELL):
+        height = min(_CELL, block.window.row_end - row)
+        yield Window(row, block.window.col, height, block.window.width)
 
-    return trace_bands(plan, block.window, read, 0, tolerance)
+
+def _trace(spec: SceneSpec, plan: Plan, ledger: Ledger, tolerance: tuple[float, float] | None) -> None:
+    """Trace all blocks into the ledger, several at a time, each with a handle of its own."""
+
+    def trace_block(block: Block) -> None:
+        with gdal_environment(spec.gdal), Scene(spec) as scene, new_block(ledger.path(block)) as file:
+
+            def read(piece: Window) -> Traceable:
+                values, mask = _read(scene, piece)
+                return np.where(mask, values, 0), None
+
+            for band, fragments in enumerate(trace_bands(plan, block.window, read, 0, tolerance)):
+                file.fragments(band, fragments)
+
+    in_threads(trace_block, plan.blocks, _THREADS)
 
 
 def _labels(scene: Scene, values: list[int]) -> dict[int, ModelClass]:

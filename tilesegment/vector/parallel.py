@@ -18,10 +18,10 @@ def chunks(count: int) -> list[slice]:
     return [slice(begin, begin + _CHUNK) for begin in range(0, count, _CHUNK)]
 
 
-def in_threads(function: Callable[[S], T], items: Iterable[S]) -> list[T]:
-    """The results of a function that depends on nothing else, in the order of the items."""
+def in_threads(function: Callable[[S], T], items: Iterable[S], most: int = 64) -> list[T]:
+    """The results of a function that depends on nothing else, in the order of the items. most: threads."""
     items = list(items)
     if len(items) < 2:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(min(len(items), os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(len(items), os.cpu_count() or 1, most)) as pool:
         return list(pool.map(function, items))
