@@ -8,6 +8,8 @@ high the block is. A block needs no other block and no shared state.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import threading
 import time
 from collections import deque
@@ -83,7 +85,24 @@ def predict_block(
         with new_block(Path(task.path)) as file:
             counts = predict_rows(scene, predictor, job, block, watch, file, tick)
             file.info(info := _info(task, predictor, counts, watch))
+    _trim()
     return info
+
+
+def forget_model() -> None:
+    """Drop the model that this process keeps for its next block."""
+    with _ONE_BLOCK:
+        _loaded.clear()
+    _trim()
+
+
+def _trim() -> None:
+    """Give freed memory back to the system where the C library keeps it (glibc): its heaps grow with every
+    block otherwise, as arrays of several threads come and go in other orders."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 @dataclass

@@ -12,15 +12,17 @@ from dataclasses import replace
 from typing import Any
 
 from tilesegment.errors import BlockFailedError, SettingsError
-from tilesegment.run.block import predict_block
+from tilesegment.run.block import forget_model, predict_block
 from tilesegment.run.blockfile import BlockInfo
 from tilesegment.run.job import BlockTask
 
 
 def run_serial(tasks: Sequence[BlockTask], tick: Callable[[], None]) -> Iterator[BlockInfo]:
-    """Predict the blocks one after the other; `tick` is called for every tile."""
+    """Predict the blocks one after the other; `tick` is called for every tile. The model is given up
+    afterwards: its memory is what joining and writing need next."""
     for task in tasks:
         yield predict_block(task, tick=tick)
+    forget_model()
 
 
 def run_dask(tasks: Sequence[BlockTask], workers: int | None, scheduler: str | None) -> Iterator[BlockInfo]:
