@@ -55,6 +55,11 @@ def ours(model: str, scene: Path, out: Path, *options: str) -> list[str]:
     )
 
 
+def output(work: Path, name: str) -> Path:
+    """Where a row of the table writes, without an extension."""
+    return work / f"peer-{name.replace(', ', '-').replace(' ', '-')}"
+
+
 def agreement(mask: Path, reference: Path) -> float:
     """The share of pixels of equal class; nodata is background."""
     same = total = 0
@@ -84,7 +89,7 @@ def main() -> None:
     interpreters = dict(entry.split("=", 1) for entry in given.python)
     commands = {}
     for name in filter(None, given.only.split(",")):
-        out = work / f"peer-{name}"
+        out = output(work, name)
         files = [weights, scene, out.with_suffix(".tif"), out.with_suffix(".gpkg")]
         script = HERE / "peers" / f"with_{name}.py"
         commands[name] = [environment(name, interpreters), script, *files, TILE, OVERLAP]
@@ -95,13 +100,13 @@ def main() -> None:
         "ours, openvino fp32": [*same, *pixels, "--engine", "openvino", "--precision", "fp32"],
         "ours, defaults": pixels,
     }.items():
-        commands[name] = ours(given.model, scene, work / f"peer-{name.replace(', ', '-')}", *options)
+        commands[name] = ours(given.model, scene, output(work, name), *options)
     found: dict[str, list[Measured]] = {name: [] for name in commands}
     for _ in range(given.repeat):
         for name, command in commands.items():
             found[name].append(run_measured(list(map(str, command))))
             print(f"{name}: {found[name][-1]}", flush=True)
-    masks = {name: work / f"peer-{name.replace(', ', '-').replace(' ', '-')}.tif" for name in commands}
+    masks = {name: output(work, name).with_suffix(".tif") for name in commands}
     with rasterio.open(scene) as dataset:
         size = dataset.height * dataset.width / 1e6
     seconds = {name: median(run.seconds for run in runs) for name, runs in found.items()}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from tilesegment.train.config import bundled_configs
 
 PACKAGE = Path(__file__).parent.parent / "tilesegment"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -14,22 +17,29 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"api"},
-    {"run"},
+    {"run", "train"},
     {"report"},
-    {"evaluate"},
+    {"evaluate", "datasets"},
     {"raster", "model", "vector"},
     {"tiling"},
     {"settings", "grid", "errors"},
 ]
 # On one floor, only these look at a neighbour.
 NEIGHBOURS = {("vector", "model"), ("raster", "model")}
+# Built from parts that lie beside the package.
+CONFIGS = PACKAGE.parent / "configs"
 ONLY = {
     "distributed": {"run/executor.py"},
     "dask": {"run/executor.py"},
     "click": {"cli/"},
-    "torch": {"model/build.py", "model/export.py", "model/engines/torch.py"},
+    "torch": {"model/build.py", "model/export.py", "model/engines/torch.py", "train/"},
+    "albumentations": {"train/augment.py"},
+    "accelerate": {"train/processes.py"},
+    "matplotlib": {"train/plots.py"},
+    "pycocotools": {"datasets/coco.py"},
     "openvino": {"model/export.py", "model/engines/openvino.py"},
-    "segmentation_models_pytorch": {"model/build.py"},
+    "segmentation_models_pytorch": {"model/build.py", "train/losses.py"},
+    "torchvision": {"model/build.py"},
 }
 
 
@@ -92,3 +102,14 @@ def test_nothing_is_unpickled_and_no_input_is_asserted() -> None:
         assert not any(isinstance(node, ast.Assert) for node in ast.walk(tree)), path
         assert not {"pickle", "joblib", "shelve", "marshal"} & set(imports(path)), path
         assert "torch.load" not in path.read_text(), path
+
+
+def test_every_package_and_configuration_is_installed() -> None:
+    listed = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "packages"
+    ]
+    found = {
+        ".".join(path.parent.relative_to(PACKAGE.parent).parts) for path in PACKAGE.rglob("__init__.py")
+    }
+    assert sorted({*found, "tilesegment.configs"}) == sorted(listed)
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(bundled_configs())

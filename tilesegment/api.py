@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tilesegment.settings import (
     parse_tile,
 )
 
-__all__ = ["Scene", "open_scene", "plan", "predict", "vectorize"]
+__all__ = ["Scene", "calibrate", "open_scene", "plan", "predict", "train_model", "vectorize"]
 
 _Path = str | os.PathLike[str]
 _PARSERS: dict[str, Callable[[Any], Any]] = {
@@ -118,6 +118,43 @@ def calibrate(
     """
     path = None if output is None else Path(output)
     return calibrate_model(model, os.fspath(source), path, agreement, sites, overwrite)
+
+
+def train_model(
+    config: _Path,
+    data: _Path,
+    output: _Path,
+    *,
+    changes: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    line: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Train what a configuration says on a data set, into a run folder; metrics of the best weights.
+
+    config: a bundled name (`rooftop`) or a YAML file; changes: `key=value` as for `--set`; data: folder of
+    the data set; output: the run folder, which `predict(model=...)` takes. line: is given every epoch's
+    line. Call it under `if __name__ == "__main__":`, since reading processes import the calling script.
+
+    Raises `tilesegment.errors.TilesegmentError`.
+
+    >>> import tilesegment
+    >>> tilesegment.train_model("rooftop", "dataset", "runs/a")["iou"]        # doctest: +SKIP
+    0.81
+    """
+    from tilesegment.train.config import load_config
+    from tilesegment.train.run import Listener, run_training
+
+    return run_training(
+        load_config(os.fspath(config), changes),
+        Path(data),
+        Path(output),
+        resume=resume,
+        overwrite=overwrite,
+        device=device,
+        listener=Listener(line=line),
+    )
 
 
 def predict_settings(settings: dict[str, Any]) -> PredictSettings:

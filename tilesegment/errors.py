@@ -6,7 +6,8 @@
     ├── ModelError(ValueError)        a model file, its card or its weights cannot be used
     ├── MemoryBudgetError(ValueError) the work does not fit in --max-memory
     ├── OutputError(OSError)          an output exists, is locked or cannot be written
-    └── BlockFailedError(RuntimeError) a block could not be predicted, on any worker
+    ├── BlockFailedError(RuntimeError) a block could not be predicted, on any worker
+    └── TrainingError(RuntimeError)   training cannot go on: the loss diverged, or memory is short
 
 Each class also inherits the built-in that a Python programmer would catch.
 """
@@ -40,3 +41,7 @@ class OutputError(TilesegmentError, OSError):
 
 class BlockFailedError(TilesegmentError, RuntimeError):
     """A block of the plan could not be predicted."""
+
+
+class TrainingError(TilesegmentError, RuntimeError):
+    """Training cannot go on: the loss is no number any more, or memory is short."""

@@ -33,8 +33,11 @@ def main() -> None:
             probability = network(batch["image"][:, :3].float())
             for values, (x, y, *_) in zip(probability, batch["bounds"], strict=True):
                 col, row = map(round, ~transform * (x.start, y.stop))
-                rows, cols = min(tile, found.shape[0] - row), min(tile, found.shape[1] - col)
-                found[row : row + rows, col : col + cols] = (values[0] > 0.5)[:rows, :cols].numpy()
+                # The last tiles of a row or a column reach beyond the scene.
+                top, left = max(0, -row), max(0, -col)
+                part = (values[0] > 0.5)[top : found.shape[0] - row, left : found.shape[1] - col]
+                row, col = max(0, row), max(0, col)
+                found[row : row + part.shape[0], col : col + part.shape[1]] = part.numpy()
     profile.update(count=1, dtype="uint8", nodata=None, compress="deflate", photometric="minisblack")
     with rasterio.open(mask, "w", **profile) as out:
         out.write(found, 1)

@@ -40,6 +40,12 @@ def report_error(message: str) -> None:
     _write("error", message)
 
 
+def warn(message: str) -> None:
+    """A line about what may go wrong, unless -q."""
+    if verbosity() >= 0:
+        _write("warning", message)
+
+
 def inform(message: str) -> None:
     """A line about what was done, unless -q."""
     if verbosity() >= 0:
@@ -56,21 +62,24 @@ def _write(level: str, message: str) -> None:
 
 
 class ProgressBar:
-    """Tiles done, on stderr, only where somebody watches; call it with (done, total)."""
+    """What is done, on stderr, only where somebody watches; call it with (done, total, and perhaps a few
+    words)."""
 
     def __init__(self, label: str) -> None:
         self._label = label
         self._shown = verbosity() >= 0 and not _state["json"] and sys.stderr.isatty()
         self._bar: Any = None
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, words: str = "") -> None:
         """Move the bar."""
         if not self._shown:
             return
         if self._bar is None:
-            self._bar = click.progressbar(length=total, label=self._label, file=sys.stderr, show_pos=True)
+            self._bar = click.progressbar(
+                length=total, label=self._label, file=sys.stderr, show_pos=True, item_show_func=str
+            )
             self._bar.__enter__()
-        self._bar.update(done - self._bar.pos)
+        self._bar.update(done - self._bar.pos, words)
         if done == total:
             self._bar.render_finish()
             self._bar = None

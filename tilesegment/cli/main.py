@@ -16,7 +16,9 @@ from tilesegment.errors import SettingsError, TilesegmentError
 # Help shows these lines without importing the commands.
 _COMMANDS = {
     "calibrate": "Measure the overlap that a model needs, and store it in its card.",
+    "check": "Verify a labelled data set before training.",
     "predict": "Predict a scene: roof polygons, class mask, probability, overlay.",
+    "train": "Train a model from a configuration.",
     "vectorize": "Trace any class raster to polygons.",
 }
 _SIGTERM_EXIT = 143

@@ -1,7 +1,9 @@
-"""Networks: any architecture and encoder of segmentation-models-pytorch, built from a card."""
+"""Networks: any architecture and encoder of segmentation-models-pytorch, or one of torchvision's
+segmentation models, built from a card."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,12 +12,20 @@ from tilesegment.errors import ModelError
 from tilesegment.model.card import Card
 from tilesegment.model.store import ModelFile, read_weights
 
+_TORCHVISION = "torchvision."
+
 
 def build_network(card: Card, encoder_weights: str | None = None) -> torch.nn.Module:
     """An untrained network, or one whose encoder starts from published weights (`imagenet`).
 
+    An architecture `torchvision.NAME` is torchvision's: its DeepLabV3 dilates other layers than smp's, so
+    that weights of one do not fit the other although their shapes do. It can start from `coco`, all of it
+    but the last layers.
+
     Raises ModelError for an unknown architecture or encoder, or where the weights cannot be had.
     """
+    if card.architecture.startswith(_TORCHVISION):
+        return _TorchvisionNetwork(card, encoder_weights)
     import segmentation_models_pytorch as smp
 
     options: dict[str, Any] = {
@@ -37,6 +47,58 @@ def build_network(card: Card, encoder_weights: str | None = None) -> torch.nn.Mo
     if not isinstance(network, torch.nn.Module):
         raise ModelError(f"{card.architecture} is not a network")
     return network
+
+
+class _TorchvisionNetwork(torch.nn.Module):
+    """One of torchvision's segmentation models, with logits alone as its output."""
+
+    def __init__(self, card: Card, weights: str | None) -> None:
+        super().__init__()
+        from torchvision.models import get_model, segmentation
+
+        name = card.architecture.removeprefix(_TORCHVISION)
+        if name not in vars(segmentation) or len(card.bands) != 3:
+            raise ModelError(f"torchvision has no segmentation model {name!r} for {len(card.bands)} bands")
+        classes = len(card.classes)
+        self.model = get_model(
+            name, weights=None, weights_backbone=None, num_classes=classes, aux_loss=False
+        )
+        if weights is not None:
+            self._start_from(name, weights)
+
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        """(n, bands, rows, columns) to (n, classes, rows, columns)."""
+        logits: torch.Tensor = self.model(tiles)["out"]
+        return logits
+
+    def _start_from(self, name: str, weights: str) -> None:
+        from torchvision.models import get_model_weights
+
+        known = {entry.name.lower().split("_")[0]: entry for entry in get_model_weights(name)}
+        if weights not in known:
+            raise ModelError(f"torchvision has no {weights!r} weights of {name}")
+        try:
+            state = known[weights].get_state_dict(progress=False)
+        except (OSError, RuntimeError) as error:
+            raise ModelError(
+                f"torchvision's {weights} weights of {name} cannot be had ({str(error).splitlines()[0]})"
+            ) from error
+        self.model.load_state_dict(_fitting(self.model, state), strict=False)
+
+
+def load_weights(network: torch.nn.Module, model: ModelFile) -> int:
+    """Put those weights of a model file into a network that fit it by name and shape; how many."""
+    state = {name: torch.from_numpy(array).float() for name, array in read_weights(model).items()}
+    fitting = _fitting(network, state)
+    network.load_state_dict(fitting, strict=False)
+    return len(fitting)
+
+
+def _fitting(network: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    own = network.state_dict()
+    return {
+        name: values for name, values in state.items() if name in own and own[name].shape == values.shape
+    }
 
 
 def load_network(model: ModelFile) -> torch.nn.Module:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BUNDLED_FOLDER = Path(__file__).parent / "weights"
+# What a training run calls its best weights.
+RUN_BEST = "best.safetensors"
 _CARD_KEY = "tilesegment_card"
 
 
@@ -50,12 +54,15 @@ def bundled_models() -> list[str]:
 
 
 def find_model(name: str) -> ModelFile:
-    """The model called `name`: a bundled name, a safetensors file, or a folder saved by
-    segmentation-models-pytorch's `save_pretrained`. Reads no weights and does not import torch.
+    """The model called `name`: a bundled name, a safetensors file, the folder of a training run (its best
+    weights), or one saved by segmentation-models-pytorch's `save_pretrained`. Reads no weights and does not
+    import torch.
 
     Raises ModelError where there is none, or it is of another kind.
     """
     path = Path(name)
+    if (path / RUN_BEST).is_file():
+        return _find_file(name, path / RUN_BEST)
     if path.is_dir():
         return _find_folder(name, path)
     if path.is_file():
@@ -72,7 +79,19 @@ def save_model(path: str | Path, weights: Mapping[str, NDArray[Any]], card: Card
     """Write weights (names to arrays, any float dtype) and card as one safetensors file."""
     from safetensors.numpy import save_file
 
-    save_file(dict(weights), str(path), metadata={_CARD_KEY: card.to_json(), "format": "pt"})
+    metadata = {_CARD_KEY: card.to_json(), "format": "pt"}
+    with usual_mode(Path(path)):
+        save_file(dict(weights), str(path), metadata=metadata)
+
+
+@contextmanager
+def usual_mode(path: Path) -> Iterator[None]:
+    """A file written inside gets the mode that any other new file would: safetensors gives its own to
+    nobody but the owner."""
+    path.touch()
+    mode = path.stat().st_mode
+    yield
+    path.chmod(mode)
 
 
 def read_weights(model: ModelFile) -> dict[str, NDArray[Any]]:

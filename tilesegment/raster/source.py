@@ -85,6 +85,7 @@ def open_scene(
     bands: int | tuple[int, ...] = 3,
     nodata: float | None = None,
     gsd: float | None = None,
+    size: tuple[int, int] | None = None,
     gdal: tuple[tuple[str, str], ...] = (),
     raw: bool = False,
 ) -> Scene:
@@ -95,6 +96,7 @@ def open_scene(
     grey band is repeated; otherwise the first).
     nodata: a value that marks invalid pixels, in addition to the scene's own marks.
     gsd: metres a pixel to read at; a scene within 15 % of it is read as it is.
+    size: (rows, columns) to read a picture without a CRS at.
     raw: read a palette's indices and not its colours, as class rasters need.
 
     Raises InputError where the file cannot be used, SettingsError where bands or nodata do not fit it.
@@ -106,7 +108,7 @@ def open_scene(
             fitting = _fitting_nodata(name, dataset, nodata)
             spec = SceneSpec(name, chosen, fitting, None, gdal, raw)
         scene = Scene(spec)
-        shape = _working_shape(scene, gsd)
+        shape = _working_shape(scene, gsd, size)
         if shape is not None:
             scene.close()
             scene = Scene(replace(spec, shape=shape))
@@ -420,9 +422,11 @@ def _fitting_nodata(name: str, dataset: Any, nodata: float | None) -> float | No
     return nodata
 
 
-def _working_shape(scene: Scene, gsd: float | None) -> tuple[int, int] | None:
+def _working_shape(scene: Scene, gsd: float | None, size: tuple[int, int] | None) -> tuple[int, int] | None:
     """The working grid's size, or None to read the scene as it is."""
     metres = scene.native.metres_per_pixel
+    if size is not None and metres is None:
+        return None if size == (scene.native.height, scene.native.width) else size
     if gsd is None or metres is None:
         return None
     ratios = [metre / gsd for metre in metres]

@@ -78,6 +78,7 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
         bands=settings.bidx if settings.bidx is not None else len(card.bands),
         nodata=settings.nodata,
         gsd=settings.gsd or card.gsd,
+        size=card.image_size,
         gdal=settings.gdal,
     ) as scene:
         if scene.bands != len(card.bands):
@@ -220,6 +221,11 @@ def _scene_warnings(scene: Scene, settings: PredictSettings, card: Card) -> list
         value = blank_edge(scene)
         if value is not None:
             warnings.append(blank_warning(value))
+    if scene.spec.shape is not None and card.image_size == scene.spec.shape and not settings.match_input:
+        warnings.append(
+            f"read at {card.image_size[1]}x{card.image_size[0]}, as the model was trained; --match-input "
+            "writes masks in the picture's own size"
+        )
     if card.gsd is None and settings.gsd is None and scene.native.crs is not None:
         warnings.append(f"the model {card.name!r} names no pixel size: the scene is read as it is")
     return warnings

@@ -16,7 +16,7 @@ MB = 1_000_000
 PROCESS_BYTES = {"torch": 920 * MB, "openvino": 260 * MB, "onnx": 260 * MB}
 GDAL_CACHE_BYTES = 64 * MB
 # Rows traced at a time. It bounds the tracer's arrays and has no influence on the polygons.
-TRACE_ROWS = 512
+TRACE_ROWS = 256
 # Bytes a pixel while a band is traced: class, validity, probability, two running sums.
 TRACE_BYTES = 14
 # A block above this is cut even where memory allows more: it is what a killed run can lose.

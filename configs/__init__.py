@@ -1,0 +1,1 @@
+"""The configurations that `tilesegment train` knows by name: one YAML file each."""

@@ -1,0 +1,639 @@
+"""Training: the loop, its parts, and every system end to end on small data in its real layout."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import tilesegment
+from tests import layouts
+from tilesegment.datasets.opening import open_reader
+from tilesegment.datasets.sample import IGNORE, Sample
+from tilesegment.errors import InputError, ModelError, OutputError, SettingsError, TrainingError
+from tilesegment.evaluate.pixels import Confusion
+from tilesegment.model.build import build_network
+from tilesegment.model.preprocess import normalise
+from tilesegment.model.store import find_model, read_weights
+from tilesegment.train.augment import Augment
+from tilesegment.train.batches import epoch_batches, to_tensors
+from tilesegment.train.config import bundled_configs, load_config, parse_config, plain
+from tilesegment.train.loop import class_weights, count
+from tilesegment.train.losses import LOSSES, Loss
+from tilesegment.train.run import Listener, make_card, run_training
+
+SMALL = [
+    "epochs=2", "batch=3", "data.size=[64, 64]", "model.encoder=resnet18", "model.encoder_weights=null",
+    "workers=0", "precision=fp32",
+]  # fmt: skip
+
+
+PICTURES = {
+    "rooftop": "images/images/*.tif", "cityscapes": "*_leftImg8bit.png", "voc": "*.jpg", "coco": "*.jpg",
+    "camvid": "train/*.png",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root: Path = tmp_path_factory.mktemp("data")
+    layouts.rooftops(root / "rooftop", 10, 64)
+    layouts.cityscapes(root / "cityscapes", 4)
+    layouts.voc(root / "voc")
+    layouts.coco(root / "coco", 3)
+    layouts.camvid(root / "camvid", count=3)
+    return root
+
+
+def trained(
+    name: str, data: Path, folder: Path, *changes: str, **options: Any
+) -> tuple[dict, list[str], list[str]]:
+    """The result, the epochs' lines and the notes."""
+    lines: list[str] = []
+    notes: list[str] = []
+    listener = Listener(line=lines.append, note=notes.append)
+    result = run_training(load_config(name, [*SMALL, *changes]), data, folder, listener=listener, **options)
+    return result, lines, notes
+
+
+class TestConfigs:
+    def test_the_five_systems_say_exactly_what_they_must(self) -> None:
+        rooftop = load_config("rooftop")
+        assert (rooftop.model.architecture, rooftop.model.encoder) == ("DeepLabV3Plus", "resnet50")
+        assert rooftop.model.encoder_weights == "imagenet"
+        assert rooftop.data.size == (256, 256)
+        assert (rooftop.batch, rooftop.epochs, rooftop.patience, rooftop.clip) == (32, 50, 10, 1.0)
+        assert rooftop.loss == {"cross_entropy": 0.6, "dice": 0.4}
+        assert rooftop.optimizer.name == "AdamW"
+        assert rooftop.optimizer.options == {"lr": 1e-3, "weight_decay": 1e-4}
+        assert rooftop.scheduler is not None
+        assert rooftop.scheduler.name == "ReduceLROnPlateau"
+        assert rooftop.scheduler.options == {"factor": 0.5, "patience": 5, "min_lr": 1e-6}
+        assert rooftop.data.options["split"] == {"train": 0.9, "val": 0.05, "test": 0.05}
+        urban = load_config("urban")
+        assert (urban.model.encoder, urban.data.size, urban.epochs) == ("resnet101", (512, 1024), 20)
+        assert urban.data.options == {"labels": "color", "classes": 30}
+        assert urban.optimizer.name == "Adam"
+        voc = load_config("voc2012")
+        assert (voc.model.encoder, voc.batch, voc.epochs) == ("mobilenet_v2", 4, 5)
+        assert voc.patience > 0
+        binary = load_config("urban-binary")
+        assert (binary.model.architecture, binary.epochs, binary.loss) == ("Unet", 15, {"bce": 1.0})
+        assert {"car", "person"} <= set(binary.data.options["foreground"])
+        for name in ("coco-binary", "coco-multiclass"):
+            coco = load_config(name)
+            assert (coco.model.architecture, coco.model.encoder) == ("DeepLabV3", "resnet101")
+            assert coco.data.size == (520, 520)
+            assert coco.model.start == "coco"
+        assert load_config("camvid").data.size == (360, 480)
+
+    @pytest.mark.parametrize("name", sorted(bundled_configs()))
+    def test_what_a_run_folder_holds_reads_back(self, name: str) -> None:
+        config = load_config(name)
+        again = parse_config(yaml.safe_load(yaml.safe_dump(plain(config))), "x")
+        assert again == config
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ("epoch=2", "unknown key epoch; did you mean 'epochs'"),
+            ("model.encodr=x", "unknown key model.encodr; did you mean 'encoder'"),
+            ("epochs=many", "epochs cannot be 'many'"),
+            ("epochs=0", "must be at least 1"),
+            ("data.size=[64]", r"data.size cannot be \[64\]"),
+            ("loss.dice=much", "loss.dice cannot be 'much'"),
+            ("precision=fp8", "precision 'fp8' is none of"),
+            ("epochs", "write key=value"),
+            ("ema=1.5", "ema 1.5 is not between"),
+        ],
+    )
+    def test_wrong_changes(self, change: str, message: str) -> None:
+        with pytest.raises(SettingsError, match=message):
+            load_config("rooftop", [change])
+
+    def test_numbers_as_people_write_them(self) -> None:
+        assert load_config("rooftop", ["optimizer.lr=1e-3"]).optimizer.options["lr"] == 0.001
+
+    def test_a_file_of_ones_own(self, tmp_path: Path) -> None:
+        path = tmp_path / "mine.yaml"
+        path.write_text(bundled_configs()["rooftop"].read_text() + "\nsneed: 3\n")
+        with pytest.raises(SettingsError, match="unknown key sneed; did you mean 'seed'"):
+            load_config(str(path))
+        with pytest.raises(SettingsError, match="did you mean 'rooftop'"):
+            load_config("roooftop")
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ("optimizer.name=Adamm", "optimizer: torch has no 'Adamm'; did you mean 'Adam'"),
+            ("optimizer.learning_rate=1", "optimizer: AdamW has no argument 'learning_rate'"),
+            ("scheduler.factr=1", "scheduler: ReduceLROnPlateau has no argument 'factr'; did you mean"),
+            ("loss={cross_entropie: 1}", "no loss is called 'cross_entropie'; did you mean"),
+            ("loss={bce: 1, cross_entropy: 1}", "exclude|one channel"),
+            ("augment=[{HorizontalFlipp: {}}]", "no transform is called 'HorizontalFlipp'"),
+            ("augment=[{HorizontalFlip: {q: 1}}]", "HorizontalFlip has no argument 'q'"),
+            ("class_weights={rof: 2}", "class_weights: 'rof' is no class; did you mean 'roof'"),
+            ("data.splits={}", "has no option 'splits'; did you mean 'split'"),
+        ],
+    )
+    def test_wrong_names_are_refused_before_training(
+        self, data, tmp_path, change: str, message: str
+    ) -> None:
+        with pytest.raises(SettingsError, match=message):
+            trained("rooftop", data / "rooftop", tmp_path / "r", change)
+
+
+class TestBatches:
+    @given(st.integers(1, 70), st.integers(1, 9), st.integers(0, 5))
+    def test_every_picture_once_and_no_batch_of_one(self, count: int, size: int, epoch: int) -> None:
+        found = epoch_batches(count, size, 3, epoch)
+        indices = sorted(index for batch in found for _, index in batch)
+        assert indices == (list(range(count)) if count > 1 else [0, 1])
+        if size > 1:
+            assert min(map(len, found)) >= 2
+        assert all(e == epoch for batch in found for e, _ in batch)
+
+    def test_the_order_depends_on_seed_and_epoch(self) -> None:
+        orders = [
+            str(epoch_batches(30, 4, seed, epoch)) for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0))
+        ]
+        assert len(set(orders)) == 3
+
+    def test_an_empty_split_is_an_error(self) -> None:
+        with pytest.raises(InputError, match="the training split is empty"):
+            epoch_batches(0, 4, 0, 0)
+
+
+class TestAugment:
+    steps = (
+        {"Affine": {"rotate": [-180, 180], "scale": [0.6, 1.5], "p": 1.0}},
+        {"HorizontalFlip": {"p": 0.5}},
+        {"ColorJitter": {"p": 1.0}},
+    )
+
+    def sample(self) -> Sample:
+        rng = np.random.default_rng(0)
+        label = layouts.scene(rng, 90, 110, [0, 1]).astype(np.uint8)
+        valid = np.ones(label.shape, bool)
+        valid[:20] = False
+        return Sample(layouts.photograph(rng, label).transpose(2, 0, 1), label, valid)
+
+    def test_the_same_seed_gives_the_same_sample(self) -> None:
+        augment = Augment(self.steps, (64, 48), "crop")
+        one, other, same = (augment(self.sample(), seed) for seed in (1, 2, 1))
+        assert one.values.shape == (3, 64, 48)
+        np.testing.assert_array_equal(one.values, same.values)
+        np.testing.assert_array_equal(one.label, same.label)
+        assert not np.array_equal(one.values, other.values)
+
+    def test_what_comes_in_from_outside_is_invalid_and_ignored(self) -> None:
+        augment = Augment([{"Affine": {"rotate": [45, 45], "p": 1.0}}], (160, 160), "crop")
+        found = augment(self.sample(), 0)
+        assert (found.label[~found.valid & (found.label != IGNORE)] <= 1).all()
+        corner = to_tensors(found, find_model("roofs").card)
+        assert (corner[1][torch.from_numpy(~found.valid)] == IGNORE).all()
+        assert (corner[0][:, torch.from_numpy(~found.valid)] == 0).all()
+        assert 0 < found.valid.mean() < 0.5
+
+
+def test_training_and_prediction_see_the_same_tensor(data: Path) -> None:
+    config = load_config("rooftop", SMALL)
+    reader = open_reader("rooftop-tiles", data / "rooftop", config.data.options)
+    card = make_card(config, reader)
+    sample = reader.read("train", 0, None)
+    with tilesegment.open_scene(
+        data / "rooftop/images/images" / f"{reader.names('train')[0]}.tif"
+    ) as scene:
+        pixels = scene.read(scene.grid.window)
+    predicted = normalise(pixels.values, pixels.valid, (0.0,) * 3, (255.0,) * 3, card)
+    np.testing.assert_array_equal(to_tensors(sample, card)[0].numpy(), predicted)
+
+
+class TestLosses:
+    @pytest.mark.parametrize("name", LOSSES)
+    def test_ignored_pixels_do_not_count_and_right_answers_cost_less(self, name: str) -> None:
+        channels = 1 if name == "bce" else 3
+        label = torch.randint(0, max(2, channels), (2, 8, 8), generator=torch.Generator().manual_seed(0))
+        if channels == 1:
+            right = (label[:, None] * 2 - 1) * 6.0
+        else:
+            right = torch.nn.functional.one_hot(label, 3).permute(0, 3, 1, 2) * 12.0 - 6
+        loss = Loss({name: 1.0}, channels)
+        assert float(loss(right, label)) < 0.1 < float(loss(-right, label))
+        masked, disturbed = label.clone(), right.clone()
+        masked[:, :4] = IGNORE
+        disturbed[:, :, :4] *= -1
+        torch.testing.assert_close(loss(right, masked), loss(disturbed, masked))
+
+    def test_nothing_known_is_no_loss_and_no_nan(self) -> None:
+        logits = torch.zeros(1, 2, 4, 4, requires_grad=True)
+        value = Loss({"cross_entropy": 0.6, "dice": 0.4}, 2)(logits, torch.full((1, 4, 4), IGNORE))
+        value.backward()
+        assert float(value.detach()) == 0
+        assert logits.grad is not None
+        assert not logits.grad.any()
+
+    def test_a_sum_is_the_sum(self) -> None:
+        logits, label = torch.randn(2, 2, 6, 6), torch.randint(0, 2, (2, 6, 6))
+        parts = [Loss({name: 1.0}, 2)(logits, label) for name in ("cross_entropy", "dice")]
+        both = Loss({"cross_entropy": 0.6, "dice": 0.4}, 2)(logits, label)
+        torch.testing.assert_close(both, 0.6 * parts[0] + 0.4 * parts[1])
+
+    def test_class_weights(self, data: Path) -> None:
+        reader = open_reader("rooftop-tiles", data / "rooftop", {})
+        config = load_config("rooftop", ["class_weights=auto"])
+        weights = class_weights(config, reader, 2)
+        assert weights is not None
+        labels = np.concatenate([reader.read("train", k, None).label.ravel() for k in range(8)])
+        share = np.bincount(labels, minlength=2) / labels.size
+        np.testing.assert_allclose(weights.numpy(), 1 / (2 * share), rtol=1e-5)
+        assert float((weights.numpy() * share).sum()) == pytest.approx(1)
+        named = class_weights(dataclasses.replace(config, class_weights={"roof": 3.0}), reader, 2)
+        assert named is not None
+        assert named.tolist() == [1.0, 3.0]
+
+
+class TestMetrics:
+    @given(st.integers(0, 2**32 - 1), st.integers(2, 5))
+    @settings(max_examples=30)
+    def test_they_are_what_counting_by_hand_gives(self, seed: int, classes: int) -> None:
+        rng = np.random.default_rng(seed)
+        truth, found = rng.integers(0, classes, (2, 200))
+        confusion = Confusion(classes)
+        matrix = np.zeros((classes, classes), np.int64)
+        np.add.at(matrix, (truth, found), 1)
+        confusion.add(matrix)
+        for k in range(classes):
+            both, either = ((truth == k) & (found == k)).sum(), ((truth == k) | (found == k)).sum()
+            assert confusion.iou[k] == pytest.approx(both / either if either else np.nan, nan_ok=True)
+            sizes = (truth == k).sum() + (found == k).sum()
+            assert confusion.dice[k] == pytest.approx(2 * both / sizes if sizes else np.nan, nan_ok=True)
+        assert confusion.summary()["accuracy"] == pytest.approx((truth == found).mean())
+
+    @pytest.mark.parametrize("channels", [1, 2, 4])
+    def test_counting_logits(self, channels: int) -> None:
+        classes = max(2, channels)
+        generator = torch.Generator().manual_seed(1)
+        logits = torch.randn(2, channels, 7, 5, generator=generator)
+        label = torch.randint(0, classes, (2, 7, 5), generator=generator)
+        label[0, 0] = IGNORE
+        matrix, squared = count(logits, label, classes)
+        if channels == 1:
+            p = logits[:, 0].sigmoid()
+            probability = torch.stack([1 - p, p], dim=1)
+        else:
+            probability = logits.softmax(dim=1)
+        known = label != IGNORE
+        truth = torch.nn.functional.one_hot(label.clamp(max=classes - 1), classes).permute(0, 3, 1, 2)
+        expected = ((probability - truth) ** 2).sum(dim=1)[known].sum()
+        assert squared == pytest.approx(float(expected), rel=1e-5)
+        assert matrix.sum() == int(known.sum())
+        assert np.trace(matrix) == int((probability.argmax(dim=1) == label)[known].sum())
+
+
+class TestSystems:
+    @pytest.mark.parametrize(
+        ("name", "folder", "changes"),
+        [
+            ("rooftop", "rooftop", ["ema=0.9", "accumulate=2", "warmup=1", "tensorboard=true"]),
+            (
+                "roofs",
+                "rooftop",
+                ["data.places=null", "data.split={train: 0.8, val: 0.2}", "data.gsd=null"],
+            ),
+            ("urban", "cityscapes", ["batch=2"]),
+            ("urban-binary", "cityscapes", ["batch=2"]),
+            ("voc2012", "voc", []),
+            ("camvid", "camvid", ["batch=2"]),
+            ("coco-binary", "coco", ["batch=2", "model.start=null"]),
+            ("coco-multiclass", "coco", ["batch=2", "model.start=null"]),
+        ],
+    )
+    def test_each_one_trains_reports_and_predicts(self, data, tmp_path, name, folder, changes) -> None:
+        run = tmp_path / "run"
+        result, lines, _ = trained(name, data / folder, run, *changes)
+        assert len(lines) == 2
+        assert lines[0].startswith("Epoch 01/02 | Train Loss ")
+        assert " | Val Loss " in lines[1]
+        assert " | Dice " in lines[1]
+        with (run / "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [row["epoch"] for row in rows] == ["1", "2"]
+        assert {"train_loss", "val_loss", "val_iou", "val_mse", "val_class_accuracy", "lr"} <= rows[
+            0
+        ].keys()
+        assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+        for picture in ("curves.png", "panels.png", "confusion.png"):
+            with Image.open(run / picture) as image:
+                assert min(image.size) > 60
+        card = find_model(str(run)).card
+        config = load_config(name, [*SMALL, *changes])
+        assert card.architecture == config.model.architecture
+        assert 0 <= result["accuracy"] <= 1
+        assert f"# {name}" in (run / "report.md").read_text()
+        assert torch.__version__.startswith(json.loads((run / "environment.json").read_text())["torch"])
+        assert (run / "tensorboard").exists() == config.tensorboard
+        picture = next((data / folder).rglob(PICTURES[folder]))
+        mask = tmp_path / "mask.tif"
+        tilesegment.predict(picture, mask, model=str(run), engine="torch", match_input=True)
+        with Image.open(picture) as original, Image.open(mask) as found:
+            assert original.size == found.size
+
+    def test_a_last_batch_of_one_and_a_single_picture_train(self, data: Path, tmp_path: Path) -> None:
+        for batch, train in ((4, "0.5"), (3, "0.1")):
+            split = f"data.split={{train: {train}, val: {1 - float(train)}}}"
+            result, lines, _ = trained(
+                "rooftop", data / "rooftop", tmp_path / f"r{batch}", f"batch={batch}", split, "epochs=1"
+            )
+            assert len(lines) == result["epochs"] == 1
+
+    def test_batches_of_one_say_what_to_do(self, data: Path, tmp_path: Path) -> None:
+        with pytest.raises(TrainingError, match=r"cannot train on batches of one .*--set batch=2"):
+            trained("rooftop", data / "rooftop", tmp_path / "r", "batch=1")
+
+    def test_it_learns(self, data: Path, tmp_path: Path) -> None:
+        result, _, _ = trained(
+            "rooftop", data / "rooftop", tmp_path / "r", "epochs=12", "data.split={train: 0.8, val: 0.2}",
+            "batch=4",
+        )  # fmt: skip
+        assert result["best"]["iou"] > 0.5
+
+    def test_early_stopping(self, data: Path, tmp_path: Path) -> None:
+        result, _, _ = trained(
+            "rooftop", data / "rooftop", tmp_path / "r", "epochs=20", "patience=2", "optimizer.lr=0.0"
+        )
+        assert result["epochs"] < 20
+
+
+def weights_of(folder: Path) -> dict[str, np.ndarray]:
+    return read_weights(find_model(str(folder / "last.safetensors")))
+
+
+_CHILD = """
+import sys
+from pathlib import Path
+from tilesegment.train import batches, loop
+from tilesegment.train.config import load_config
+from tilesegment.train.run import Listener, run_training
+
+def status(s):
+    with open(sys.argv[3], "a") as log:
+        log.write(f"{s.epoch} {s.done}\\n")
+
+run_training(load_config("rooftop", sys.argv[5:]), Path(sys.argv[1]), Path(sys.argv[2]),
+             resume=sys.argv[4] == "resume", listener=Listener(status=status))
+"""
+
+
+class TestResume:
+    changes = ("ema=0.9", "warmup=0.5", "epochs=3", "scheduler.patience=0")
+
+    def test_a_killed_run_ends_with_the_same_bits(self, data: Path, tmp_path: Path) -> None:
+        script = tmp_path / "child.py"
+        script.write_text(_CHILD)
+
+        def start(folder: Path, log: Path, how: str, *more: str) -> subprocess.Popen[bytes]:
+            environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+            return subprocess.Popen(
+                [sys.executable, script, data / "rooftop", folder, log, how, *SMALL, *self.changes, *more],
+                env=environment, stderr=subprocess.PIPE,
+            )  # fmt: skip
+
+        whole, killed = tmp_path / "whole", tmp_path / "killed"
+        child = start(whole, tmp_path / "log", "fresh")
+        assert child.wait(200) == 0, child.stderr.read() if child.stderr else ""
+        log = tmp_path / "log2"
+        # State is saved after every step, so that the kill falls into the middle of an epoch.
+        child = start(killed, log, "fresh", "save_minutes=0")
+        until = time.monotonic() + 200
+        while not (log.exists() and "2 2" in log.read_text()) and time.monotonic() < until:
+            time.sleep(0.01)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        assert (killed / "state.safetensors").is_file()
+        assert not (killed / "report.md").exists()
+        child = start(killed, tmp_path / "log3", "resume", "save_minutes=0")
+        assert child.wait(200) == 0, child.stderr.read() if child.stderr else ""
+        assert not (tmp_path / "log3").read_text().startswith("1 ")
+        one, other = weights_of(whole), weights_of(killed)
+        assert one.keys() == other.keys()
+        for name, values in one.items():
+            np.testing.assert_array_equal(other[name], values, err_msg=name)
+        assert (whole / "metrics.csv").read_text() == (killed / "metrics.csv").read_text()
+
+    def test_more_epochs_go_on_and_other_settings_are_refused(self, data: Path, tmp_path: Path) -> None:
+        run = tmp_path / "r"
+        trained("rooftop", data / "rooftop", run, "epochs=1")
+        with pytest.raises(OutputError, match="exists already; give --resume"):
+            trained("rooftop", data / "rooftop", run, "epochs=2")
+        with pytest.raises(OutputError, match="batch differs from the interrupted run"):
+            trained("rooftop", data / "rooftop", run, "epochs=2", "batch=2", resume=True)
+        result, lines, notes = trained("rooftop", data / "rooftop", run, "epochs=2", resume=True)
+        assert len(lines) == 1
+        assert lines[0].startswith("Epoch 02/02")
+        assert result["epochs"] == 2
+        assert notes == ["going on after epoch 1 of 2"]
+
+    def test_overwrite_removes_a_run_and_nothing_else(self, data: Path, tmp_path: Path) -> None:
+        mine = tmp_path / "mine"
+        mine.mkdir()
+        (mine / "thesis.txt").write_text("years of work")
+        with pytest.raises(OutputError, match="is no run folder"):
+            trained("rooftop", data / "rooftop", mine, overwrite=True)
+        assert (mine / "thesis.txt").exists()
+
+
+class TestFailures:
+    def test_a_loss_that_is_no_number(self, data: Path, tmp_path: Path) -> None:
+        run = tmp_path / "r"
+        with pytest.raises(
+            TrainingError, match=r"the loss is (nan|inf) in epoch \d+, batch \d+; what was saved"
+        ):
+            trained("rooftop", data / "rooftop", run, "optimizer.lr=1e30", "clip=0", "epochs=6")
+
+    def test_a_full_disk_keeps_the_last_state(self, data: Path, tmp_path: Path, monkeypatch) -> None:
+        from tilesegment.train import checkpoint
+
+        run, real, calls = tmp_path / "r", checkpoint.save_file, []
+
+        def full(*arguments: Any) -> None:
+            calls.append(1)
+            if len(calls) > 1:
+                raise OSError(28, "No space left on device")
+            real(*arguments)
+
+        monkeypatch.setattr(checkpoint, "save_file", full)
+        with pytest.raises(OutputError, match=r"state\.safetensors: cannot be written .*No space"):
+            trained("rooftop", data / "rooftop", run)
+        monkeypatch.undo()
+        _, lines, _ = trained("rooftop", data / "rooftop", run, resume=True)
+        assert [line[:11] for line in lines] == ["Epoch 02/02"]
+
+    def test_pretrained_weights_that_cannot_be_had(self, data: Path, tmp_path: Path, monkeypatch) -> None:
+        import segmentation_models_pytorch as smp
+
+        def offline(*_: object, **__: object) -> None:
+            raise OSError("Name or service not known")
+
+        monkeypatch.setattr(smp, "create_model", offline)
+        with pytest.raises(
+            ModelError, match="imagenet weights of resnet18 cannot be loaded; go online once"
+        ):
+            trained("rooftop", data / "rooftop", tmp_path / "r", "model.encoder_weights=imagenet")
+
+    def test_coco_weights_that_cannot_be_had_are_said(
+        self, data: Path, tmp_path: Path, monkeypatch
+    ) -> None:
+        from torchvision.models._api import WeightsEnum
+
+        def offline(*_: object, **__: object) -> None:
+            raise OSError("Name or service not known")
+
+        monkeypatch.setattr(WeightsEnum, "get_state_dict", offline)
+        _, _, notes = trained("coco-binary", data / "coco", tmp_path / "r", "epochs=1", "batch=2")
+        assert any("coco weights of deeplabv3_resnet101 cannot be had" in note for note in notes)
+
+    def test_coco_weights_bring_torchvisions_network(self, data: Path, tmp_path: Path, monkeypatch) -> None:
+        from torchvision.models._api import WeightsEnum
+        from torchvision.models.segmentation import deeplabv3_resnet101
+
+        torch.manual_seed(3)
+        stand_in = deeplabv3_resnet101(weights=None, weights_backbone=None, aux_loss=True).state_dict()
+        monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda self, **_: stand_in)
+        trained("coco-binary", data / "coco", tmp_path / "r", "epochs=1", "batch=2", "optimizer.lr=0.0")
+        found = find_model(str(tmp_path / "r"))
+        assert found.card.architecture == "torchvision.deeplabv3_resnet101"
+        weights = read_weights(found)
+        name = "backbone.layer4.2.conv2.weight"
+        np.testing.assert_array_equal(weights[f"model.{name}"], stand_in[name].numpy())
+        assert weights["model.classifier.4.weight"].shape[0] == 2
+        tilesegment.predict(
+            next((data / "coco/train2017").glob("*.jpg")),
+            tmp_path / "m.tif",
+            model=str(tmp_path / "r"),
+            engine="torch",
+        )
+
+    def test_torchvisions_and_smps_networks_differ(self) -> None:
+        card = find_model("roofs").card
+        own = dataclasses.replace(card, architecture="torchvision.deeplabv3_resnet101", encoder="resnet101")
+        with pytest.raises(ModelError, match="torchvision has no segmentation model 'deeplab'"):
+            build_network(dataclasses.replace(own, architecture="torchvision.deeplab"))
+        dilations = [m.dilation[0] for m in build_network(own).modules() if isinstance(m, torch.nn.Conv2d)]
+        assert max(dilations) == 36
+
+    def test_an_empty_validation_split(self, data: Path, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="the validation split is empty"):
+            trained("rooftop", data / "rooftop", tmp_path / "r", "data.split={train: 1.0}")
+
+
+def test_weights_to_start_from(data: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    trained("rooftop", data / "rooftop", first, "epochs=1")
+    trained("rooftop", data / "rooftop", second, "epochs=1", f"model.start={first}", "optimizer.lr=0.0")
+    one, other = read_weights(find_model(str(first))), read_weights(find_model(str(second)))
+    name = next(n for n in one if n.endswith("conv1.weight"))
+    np.testing.assert_array_equal(one[name], other[name])
+    _, _, notes = trained("voc2012", data / "voc", tmp_path / "c", "epochs=1", f"model.start={first}")
+    assert any("the classes differ" in note for note in notes)
+
+
+def test_spawned_readers_give_the_same_weights(data: Path, tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\n"
+        "from tilesegment.train.config import load_config\nfrom tilesegment.train.run import run_training\n"
+        "if __name__ == '__main__':\n"
+        "    run_training(load_config('rooftop', sys.argv[3:]), Path(sys.argv[1]), Path(sys.argv[2]))\n"
+    )
+    for workers in (0, 2):
+        changes = [*SMALL, "epochs=1", f"workers={workers}"]
+        subprocess.run(
+            [sys.executable, script, data / "rooftop", tmp_path / str(workers), *changes],
+            check=True,
+            timeout=300,
+        )
+    one, other = weights_of(tmp_path / "0"), weights_of(tmp_path / "2")
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_the_python_interface(data: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    result = tilesegment.train_model(
+        "rooftop", data / "rooftop", tmp_path / "r", changes=[*SMALL, "epochs=1"], line=lines.append
+    )
+    assert len(lines) == 1
+    assert (tmp_path / "r" / "report.md").exists()
+    assert result["split"] == "test"
+
+
+def run_cli(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tilesegment", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+class TestCommands:
+    def test_train(self, data: Path, tmp_path: Path) -> None:
+        changes = [part for change in [*SMALL, "epochs=1"] for part in ("--set", change)]
+        done = run_cli(
+            "train", "rooftop", "--data", data / "rooftop", "-o", tmp_path / "r", "--json", *changes
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["epochs"] == 1
+        assert done.stderr.startswith("Epoch 01/01 | Train Loss ")
+        again = run_cli("train", "rooftop", "--data", data / "rooftop", "-o", tmp_path / "r", *changes)
+        assert again.returncode == 1
+        assert again.stderr.strip().endswith("give --resume, --overwrite or another -o")
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "message"),
+        [
+            (["train", "rooftop"], 1, "error: dataset: no such folder; give the data set with --data"),
+            (["train", "rooftop", "--set", "epoch=1"], 2, "did you mean 'epochs'"),
+            (["train", "nothing"], 2, "is no YAML file and none of"),
+        ],
+    )
+    def test_errors_are_one_line(self, tmp_path, monkeypatch, arguments, code: int, message: str) -> None:
+        monkeypatch.chdir(tmp_path)
+        done = run_cli(*arguments)
+        assert done.returncode == code
+        assert message in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+    def test_print_config(self) -> None:
+        done = run_cli("train", "camvid", "--print-config", "--set", "epochs=3")
+        assert yaml.safe_load(done.stdout)["epochs"] == 3
+
+    def test_check(self, data: Path, tmp_path: Path) -> None:
+        sheet = tmp_path / "sheet.png"
+        done = run_cli("check", data / "rooftop", "--as", "rooftop", "--sheet", sheet, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["pictures"] == {"train": 8, "val": 1, "test": 1}
+        with Image.open(sheet) as image:
+            assert image.width > 400
+        root = layouts.rooftops(tmp_path / "bad", 5)
+        path = root / "images/images/t02.tif"
+        path.write_bytes(path.read_bytes()[:300])
+        done = run_cli("check", root, "--as", "rooftop-tiles")
+        assert done.returncode == 1
+        assert "t02.tif: cannot be read" in done.stderr
+        assert done.stderr.strip().endswith("1 things must be mended before training")

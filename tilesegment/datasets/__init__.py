@@ -1,0 +1,1 @@
+"""Labelled data sets as people have them: one reader a module."""

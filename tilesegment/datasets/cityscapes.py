@@ -1,0 +1,69 @@
+"""Cityscapes in the layout of its publishers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tilesegment.datasets.labels import Indices, merge_foreground, palette_of, shared_colours
+from tilesegment.datasets.pairs import Decoder, Pair, PairReader, partners
+from tilesegment.datasets.sample import IGNORE, SPLITS
+from tilesegment.datasets.tables import CITYSCAPES, CITYSCAPES_19, CITYSCAPES_30, Label
+from tilesegment.errors import InputError, SettingsError
+from tilesegment.model.card import ModelClass
+
+_IMAGES = ("leftImg8bit", "images")
+_KINDS = ("labelIds", "labelTrainIds", "color")
+
+
+def open_cityscapes(
+    root: Path, *, classes: int = 19, labels: str = "labelIds", foreground: Sequence[str] | None = None
+) -> PairReader:
+    """`leftImg8bit/SPLIT/CITY/*_leftImg8bit.png` with `gtFine/SPLIT/CITY/*_gtFine_LABELS.png`.
+
+    classes: 19 or 30. labels: labelIds, labelTrainIds (19 classes only) or color (RGBA; pixels take the
+    nearest colour). foreground: class names that become class 1 of two. Raises InputError, SettingsError.
+    """
+    if classes not in (19, 30):
+        raise SettingsError(f"data.classes {classes}: Cityscapes has 19 or 30 classes")
+    if labels not in _KINDS:
+        raise SettingsError(f"data.labels {labels!r}: use one of {', '.join(_KINDS)}")
+    if labels == "labelTrainIds" and classes == 30:
+        raise SettingsError("data.labels labelTrainIds has 19 classes; use labelIds or color for 30")
+    table = CITYSCAPES_19 if classes == 19 else CITYSCAPES_30
+    entries = tuple(ModelClass(label.name, label.colour) for label in table)
+    images = next((root / name for name in _IMAGES if (root / name).is_dir()), None)
+    if images is None or not (root / "gtFine").is_dir():
+        raise InputError(f"{root}: no Cityscapes: leftImg8bit/ and gtFine/ are expected in it")
+    splits = {name: tuple(_pairs(images / name, root / "gtFine" / name, labels)) for name in SPLITS}
+    notes = tuple(shared_colours(entries)) if labels == "color" else ()
+    merge = None
+    if foreground is not None:
+        merge = merge_foreground(entries, foreground)
+        entries = (ModelClass("background", (0, 0, 0)), ModelClass("foreground", (230, 60, 40)))
+    return PairReader(entries, splits, _decoder(table, labels), merge, notes=notes)
+
+
+def _pairs(images: Path, labels: Path, kind: str) -> list[Pair]:
+    if not images.is_dir():
+        return []
+    found, no_label, _ = partners(
+        sorted(images.glob("*/*.png")), sorted(labels.glob(f"*/*_gtFine_{kind}.png"))
+    )
+    if no_label:
+        raise InputError(f"{no_label[0]}: no *_gtFine_{kind}.png in {labels}")
+    return [Pair(stem, image, label, image.parent.name) for stem, image, label in found]
+
+
+def _decoder(table: Sequence[Label], kind: str) -> Decoder:
+    if kind == "color":
+        entries = [ModelClass(label.name, label.colour) for label in table]
+        chosen = palette_of(entries)
+        # Colours of labels outside the table are no class, and must not be taken for a similar one.
+        known = {entry.colour for entry in entries}
+        others = {label.colour for label in CITYSCAPES if label.colour not in known}
+        return type(chosen)((*chosen.palette, *((*colour, IGNORE) for colour in sorted(others))))
+    if kind == "labelTrainIds":
+        return Indices.of({**{index: index for index in range(len(table))}, 255: IGNORE})
+    numbers = {label.number: index for index, label in enumerate(table)}
+    return Indices.of({label.number: numbers.get(label.number, IGNORE) for label in CITYSCAPES})

@@ -1,0 +1,125 @@
+"""From the pixels of a label file to class indices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilesegment.datasets.sample import IGNORE
+from tilesegment.errors import InputError
+from tilesegment.model.card import ModelClass
+
+# Colours of a mask that was scaled or saved as JPEG are blended along borders; up to this Euclidean
+# distance they count as the palette's colour.
+COLOUR_DISTANCE = 50.0
+
+
+@dataclass(frozen=True)
+class Indices:
+    """Labels that are numbers. table: class index or IGNORE by value; other values are an error."""
+
+    table: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, table: Mapping[int, int]) -> Indices:
+        """From a mapping of values to class indices."""
+        return cls(tuple(sorted(table.items())))
+
+    def __call__(self, values: NDArray[Any], where: str) -> NDArray[np.uint8]:
+        """Class indices (rows, columns) of a label file's bands. Raises InputError, naming `where`."""
+        numbers = values[0]
+        if len(values) > 1 and not (values[1:3] == numbers).all():
+            raise InputError(f"{where}: holds colours, and class numbers were expected")
+        lookup = np.full(65536, -1, np.int16)
+        for value, index in self.table:
+            lookup[value] = index
+        if numbers.dtype.kind != "u" or numbers.dtype.itemsize > 2:
+            if numbers.size and (numbers.min() < 0 or numbers.max() > 65535):
+                raise InputError(f"{where}: holds the value {numbers.max()}, which is no class")
+            numbers = numbers.astype(np.uint16)
+        found = lookup[numbers]
+        wrong = found < 0
+        if wrong.any():
+            values_found = sorted(set(numbers[wrong].tolist()))
+            known = ", ".join(str(value) for value, _ in self.table[:8])
+            raise InputError(
+                f"{where}: holds the label {values_found[0]}, which is none of {known}"
+                + (", ..." if len(self.table) > 8 else "")
+            )
+        return np.asarray(found, np.uint8)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Two classes in a file whose values were disturbed by JPEG: from 128 on it is class 1."""
+
+    def __call__(self, values: NDArray[Any], where: str) -> NDArray[np.uint8]:
+        """See `Indices`."""
+        return np.asarray(values[0] >= 128, np.uint8)
+
+
+@dataclass(frozen=True)
+class Colours:
+    """Labels that are colours. palette: (red, green, blue, class index or IGNORE) of each; a pixel takes
+    the nearest colour within `distance`, and none beyond it."""
+
+    palette: tuple[tuple[int, int, int, int], ...]
+    distance: float = COLOUR_DISTANCE
+
+    def __call__(self, values: NDArray[Any], where: str) -> NDArray[np.uint8]:
+        """See `Indices`."""
+        if len(values) < 3 or values.dtype != np.uint8:
+            raise InputError(
+                f"{where}: has {len(values)} bands of {values.dtype}, and colours were expected"
+            )
+        red, green, blue = values[:3].astype(np.uint32)
+        codes = (red << 16) | (green << 8) | blue
+        distinct, inverse = np.unique(codes, return_inverse=True)
+        colours = np.stack([distinct >> 16, (distinct >> 8) & 255, distinct & 255], axis=1).astype(
+            np.float32
+        )
+        table = np.array(self.palette, np.float32)
+        best = np.full(len(distinct), np.inf, np.float32)
+        index = np.full(len(distinct), IGNORE, np.uint8)
+        for row in table:
+            squared = ((colours - row[:3]) ** 2).sum(axis=1)
+            nearer = squared < best
+            best[nearer], index[nearer] = squared[nearer], int(row[3])
+        index[best > self.distance**2] = IGNORE
+        return np.asarray(index[inverse].reshape(codes.shape), np.uint8)
+
+
+def palette_of(classes: Sequence[ModelClass], distance: float = COLOUR_DISTANCE) -> Colours:
+    """Each class's own colour. Where several share one, its pixels go to the first of them."""
+    table: dict[tuple[int, int, int], int] = {}
+    for index, entry in enumerate(classes):
+        table.setdefault(entry.colour, index)
+    return Colours(tuple((*colour, index) for colour, index in table.items()), distance)
+
+
+def shared_colours(classes: Sequence[ModelClass]) -> list[str]:
+    """A line for every colour that several classes share: masks cannot tell these apart."""
+    by_colour: dict[tuple[int, int, int], list[str]] = {}
+    for entry in classes:
+        by_colour.setdefault(entry.colour, []).append(entry.name)
+    return [
+        f"{', '.join(names)} share the colour {colour}: its pixels count as {names[0]!r}"
+        for colour, names in by_colour.items()
+        if len(names) > 1
+    ]
+
+
+def merge_foreground(classes: Sequence[ModelClass], foreground: Sequence[str]) -> dict[int, int]:
+    """Class indices as 1 where the class is among `foreground`, else 0.
+
+    Raises InputError for a name that is no class.
+    """
+    names = [entry.name for entry in classes]
+    for name in foreground:
+        if name not in names:
+            raise InputError(f"foreground {name!r} is no class of this data set ({', '.join(names)})")
+    return {index: int(name in foreground) for index, name in enumerate(names)}

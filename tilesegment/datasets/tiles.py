@@ -1,0 +1,94 @@
+"""Rooftop tiles: small aerial pictures with a mask each, as folders of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tilesegment.datasets.labels import Indices, Threshold
+from tilesegment.datasets.pairs import Decoder, Pair, PairReader, first_folder, paired
+from tilesegment.datasets.split import split
+from tilesegment.errors import InputError
+from tilesegment.model.card import ModelClass
+from tilesegment.raster.picture import metres_of
+
+CLASSES = (ModelClass("background", (0, 0, 0)), ModelClass("roof", (230, 60, 40)))
+# Pairs of folders, most special first: the nested layout has NAME.tif with NAME_label.tif.
+_FOLDERS = (
+    ("images/images", ("label/label", "labels/labels")),
+    ("images", ("labels", "masks", "label", "mask")),
+)
+_JPEG = (".jpg", ".jpeg")
+
+
+def open_tiles(
+    root: Path,
+    *,
+    split_by: Mapping[str, Any],
+    seed: int = 0,
+    places: Sequence[str] | None = None,
+    gsd: float | None = None,
+    metres: Mapping[str, float] | None = None,
+) -> PairReader:
+    """`root/images/images` + `root/label/label`, or `images` + `labels` or `masks`, in root itself or in
+    one folder a place. Labels are 0/255 or 0/1.
+
+    places: only these folders. gsd: metres a pixel to resample to; metres: the pixel size of places whose
+    files have no georeference. Raises InputError.
+    """
+    pairs = []
+    for folder in _folders(root, places):
+        place = "" if folder == root else folder.name
+        found = _pairs_of(folder, place)
+        if gsd is not None:
+            found = [_measured(pair, (metres or {}).get(place)) for pair in found]
+        pairs += found
+    parts = split([p.name for p in pairs], [p.place for p in pairs], split_by, seed, str(root))
+    jpeg = {pair.label.suffix.lower() in _JPEG for pair in pairs}
+    if len(jpeg) > 1:
+        raise InputError(f"{root}: some labels are JPEG files and some are not; convert the JPEG ones")
+    decode: Decoder = Threshold() if True in jpeg else Indices.of({0: 0, 1: 1, 255: 1})
+    return PairReader(
+        CLASSES,
+        {name: tuple(pairs[k] for k in indices) for name, indices in parts.items()},
+        decode,
+        gsd=gsd,
+    )
+
+
+def _folders(root: Path, places: Sequence[str] | None) -> list[Path]:
+    if places is not None:
+        for place in places:
+            if not (root / place).is_dir():
+                raise InputError(f"{root / place}: no such folder")
+        return [root / place for place in places]
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give the data set with --data")
+    if (root / "images").is_dir():
+        return [root]
+    found = sorted(path for path in root.iterdir() if (path / "images").is_dir())
+    if not found:
+        raise InputError(f"{root}: holds neither images/ nor folders with images/ in them")
+    return found
+
+
+def _pairs_of(folder: Path, place: str) -> list[Pair]:
+    prefix = f"{place}/" if place else ""
+    for images, candidates in _FOLDERS:
+        labels = first_folder(folder, candidates)
+        if (folder / images).is_dir() and labels is not None:
+            return paired(folder / images, labels, place, prefix)
+    raise InputError(f"{folder}: has images/ but no labels/ or masks/ beside it")
+
+
+def _measured(pair: Pair, given: float | None) -> Pair:
+    # Of some tiles only the label kept its georeference.
+    metres = given or metres_of(pair.image) or metres_of(pair.label)
+    if metres is None:
+        raise InputError(
+            f"{pair.image}: has no georeference, so data.gsd cannot be met; give data.metres for its place "
+            f"{pair.place!r}"
+        )
+    return replace(pair, metres=metres)

@@ -1,0 +1,84 @@
+"""Whole pictures and label files, as they are: PNG, JPEG, TIFF and whatever else GDAL opens."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from tilesegment.errors import InputError
+from tilesegment.raster.source import Pixels, gdal_environment, open_scene
+
+
+def read_picture(path: Path, scale: float | None = None) -> NDArray[Any]:
+    """All bands (bands, rows, columns) in the file's dtype; a palette's numbers, not its colours.
+
+    scale: resample to so many times the size, to the nearest pixel. Raises InputError where the file is
+    missing or damaged.
+    """
+    with _opened(path) as dataset:
+        shape = _scaled(dataset, scale)
+        values: NDArray[Any] = dataset.read(
+            out_shape=(dataset.count, *shape), resampling=Resampling.nearest
+        )
+    return values
+
+
+def read_colour(path: Path, scale: float | None = None) -> Pixels:
+    """A picture as red, green and blue with its validity: one grey band is repeated, a palette is turned
+    into its colours. scale: as for `read_picture`, but averaging or bilinear, as scenes are read.
+
+    Raises InputError."""
+    with _opened(path) as dataset:
+        bands, shape = min(3, dataset.count), _scaled(dataset, scale)
+        method = Resampling.average if scale is not None and scale < 1 else Resampling.bilinear
+        values = dataset.read(list(range(1, bands + 1)), out_shape=(bands, *shape), resampling=method)
+        valid = dataset.dataset_mask(out_shape=shape) > 0
+        if bands == 1 and dataset.colorinterp[0] == ColorInterp.palette:
+            table = np.zeros((256, 3), np.uint8)
+            for value, colour in dataset.colormap(1).items():
+                table[value] = colour[:3]
+            values = table[values[0]].transpose(2, 0, 1)
+    if len(values) < 3:
+        values = np.repeat(values[:1], 3, axis=0)
+    return Pixels(values, valid)
+
+
+def metres_of(path: Path) -> float | None:
+    """Metres a pixel on the ground (the geometric mean of both directions), None without a CRS."""
+    with open_scene(path, bands=1) as scene:
+        metres = scene.native.metres_per_pixel
+    return None if metres is None else math.sqrt(metres[0] * metres[1])
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(rows, columns), from the header. Raises InputError."""
+    with _opened(path) as dataset:
+        return dataset.height, dataset.width
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with warnings.catch_warnings():
+            # Pictures have no georeference, and need none.
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with gdal_environment(), rasterio.open(path) as dataset:
+                yield dataset
+    except RasterioError as error:
+        cause: BaseException = error.__cause__ or error
+        raise InputError(f"{path}: cannot be read ({' '.join(str(cause).split())})") from error
+
+
+def _scaled(dataset: Any, scale: float | None) -> tuple[int, int]:
+    factor = 1.0 if scale is None else scale
+    return max(1, round(dataset.height * factor)), max(1, round(dataset.width * factor))

@@ -1,0 +1,1 @@
+"""Training: one loop, one data path, one preprocessing shared with prediction."""

@@ -1,0 +1,162 @@
+"""From a data set to batches of tensors. What a batch holds is a function of seed, epoch and index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tilesegment.datasets.sample import IGNORE, Reader, Sample
+from tilesegment.errors import InputError
+from tilesegment.grid import Window
+from tilesegment.model.card import Card
+from tilesegment.model.preprocess import normalise
+from tilesegment.train.augment import Augment, resized
+
+
+@dataclass(frozen=True)
+class View:
+    """A part of a picture that is looked at: its index, and the window that is cut out (None: all)."""
+
+    index: int
+    window: Window | None = None
+
+
+def views(reader: Reader, split: str, size: tuple[int, int], fit: str) -> list[View]:
+    """What validation looks at: every picture once, or its windows side by side where pictures are cut and
+    larger than `size`."""
+    count = len(reader.names(split))
+    if fit == "resize":
+        return [View(index) for index in range(count)]
+    found = []
+    for index in range(count):
+        height, width = reader.read(split, index, None).label.shape
+        found += [
+            View(index, Window(row, col, *size))
+            for row in range(0, height, size[0])
+            for col in range(0, width, size[1])
+        ]
+    return found
+
+
+def to_tensors(sample: Sample, card: Card) -> tuple[Tensor, Tensor]:
+    """The network's input (bands, rows, columns) float32, by the same function as in prediction, and the
+    label (rows, columns) int64, IGNORE where nothing is valid."""
+    low, high = card.value_range
+    bands = len(sample.values)
+    values = normalise(sample.values, sample.valid, (low,) * bands, (high,) * bands, card)
+    label = np.where(sample.valid, sample.label, IGNORE).astype(np.int64)
+    return torch.from_numpy(values), torch.from_numpy(label)
+
+
+class TrainingData(Dataset[tuple[Tensor, Tensor]]):
+    """Augmented samples by (epoch, index)."""
+
+    def __init__(self, reader: Reader, augment: Augment, card: Card, seed: int) -> None:
+        self._reader, self._augment, self._card, self._seed = reader, augment, card, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        return to_tensors(self.sample(*key), self._card)
+
+    def sample(self, epoch: int, index: int) -> Sample:
+        """The augmented sample itself."""
+        count = len(self._reader.names("train"))
+        rng = np.random.default_rng([self._seed, epoch, index])
+        sample = self._reader.read("train", index % count, rng)
+        return self._augment(sample, int(rng.integers(2**31)))
+
+
+class FixedData(Dataset[tuple[Tensor, Tensor]]):
+    """Views without augmentation."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        split: str,
+        chosen: Sequence[View],
+        size: tuple[int, int],
+        fit: str,
+        card: Card,
+    ) -> None:
+        self._reader, self._split, self._views = reader, split, chosen
+        self._size, self._fit, self._card = size, fit, card
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return to_tensors(self.sample(index), self._card)
+
+    def sample(self, index: int) -> Sample:
+        """The sample itself."""
+        view = self._views[index]
+        sample = self._reader.read(self._split, view.index, None)
+        if self._fit == "resize":
+            return resized(sample, self._size)
+        return sample if view.window is None else _cut(sample, view.window)
+
+
+def _cut(sample: Sample, window: Window) -> Sample:
+    """A window of a sample, which may reach beyond it."""
+    rows, cols = sample.label.shape
+    shape = (window.height, window.width)
+    values = np.zeros((len(sample.values), *shape), sample.values.dtype)
+    label, valid = np.full(shape, IGNORE, np.uint8), np.zeros(shape, np.bool_)
+    here = slice(window.row, min(window.row_end, rows)), slice(window.col, min(window.col_end, cols))
+    there = slice(0, here[0].stop - here[0].start), slice(0, here[1].stop - here[1].start)
+    values[:, there[0], there[1]] = sample.values[:, here[0], here[1]]
+    label[there], valid[there] = sample.label[here], sample.valid[here]
+    return Sample(values, label, valid)
+
+
+def epoch_batches(count: int, size: int, seed: int, epoch: int) -> list[list[tuple[int, int]]]:
+    """The keys of an epoch's batches, shuffled. A last batch of one, which batch normalisation cannot train
+    on, is put to the one before; a single picture is seen twice, differently augmented.
+
+    Raises InputError where there is nothing to train on.
+    """
+    if count == 0:
+        raise InputError("the training split is empty")
+    order = np.random.default_rng([seed, epoch]).permutation(count).tolist()
+    if count == 1:
+        order.append(1)
+    found = [[(epoch, int(k)) for k in order[i : i + size]] for i in range(0, len(order), size)]
+    if size > 1 and len(found) > 1 and len(found[-1]) == 1:
+        last = found.pop()
+        found[-1] += last
+    return found
+
+
+class Batches:
+    """A batch sampler whose content is given for each epoch."""
+
+    def __init__(self) -> None:
+        self.keys: list[list[Any]] = []
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        return iter(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def loader(data: Dataset[Any], batches: Batches, workers: int, pinned: bool) -> DataLoader[Any]:
+    """Reads batches, in spawned processes where there are any; these live as long as the loader."""
+    return DataLoader(
+        data,
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=pinned,
+        persistent_workers=workers > 0,
+        multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=_one_thread,
+    )
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,415 @@
+"""The training loop, from the first epoch or from where a killed run stopped.
+
+What happens is a function of the seed: pictures and their augmentation follow from seed, epoch and index,
+dropout from seed, epoch and step. A run that goes on from its saved state therefore ends with the same
+weights, bit for bit on a CPU with the same number of threads, as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tilesegment.datasets.sample import IGNORE, Reader
+from tilesegment.errors import InputError, SettingsError, TrainingError
+from tilesegment.evaluate.pixels import Confusion
+from tilesegment.model.card import Card
+from tilesegment.model.store import RUN_BEST
+from tilesegment.settings import nearest
+from tilesegment.train.augment import Augment
+from tilesegment.train.batches import Batches, FixedData, TrainingData, View, epoch_batches, loader, views
+from tilesegment.train.checkpoint import STATE, load_state, save_state, save_weights
+from tilesegment.train.config import TrainConfig
+from tilesegment.train.losses import Loss
+from tilesegment.train.optimise import Schedule, averaged, make_optimizer
+from tilesegment.train.processes import Processes
+
+BEST, BEST_LOSS, LAST = RUN_BEST, "best_loss.safetensors", "last.safetensors"
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Pictures whose labels are counted for `class_weights: auto`.
+_COUNTED = 1000
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run stands, for a progress bar. done, total: batches of the epoch."""
+
+    epoch: int
+    epochs: int
+    done: int
+    total: int
+    loss: float
+    iou: float
+    images_per_second: float
+
+
+@dataclass
+class State:
+    """What goes on from one step to the next, in plain values. epoch: of the next step, from 0; step:
+    batches of it that are done; loss_sum, matrix: over them; history: a row an epoch; best: by metric;
+    waited: epochs since the watched one got better."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    matrix: list[list[int]] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, float] = field(default_factory=dict)
+    waited: int = 0
+
+
+class Trainer:
+    """One run. say: is given every epoch's line and the rows so far; progress: every batch's status.
+
+    Raises SettingsError, InputError or ModelError before anything is trained.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        reader: Reader,
+        network: nn.Module,
+        card: Card,
+        folder: Path,
+        processes: Processes,
+        say: Callable[[str, list[dict[str, float]]], None] = lambda line, history: None,
+        progress: Callable[[Status], None] = lambda status: None,
+    ) -> None:
+        self.config, self.reader, self.card, self.folder = config, reader, card, folder
+        self._say, self._progress = say, progress
+        self._processes = processes
+        self.device = self._processes.device
+        torch.manual_seed(config.seed)
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)
+        self._trained = self._processes.prepared(self.network)
+        self.averaged = averaged(self.network, config.ema)
+        self._classes = max(2, len(card.classes))
+        weights = class_weights(config, reader, self._classes)
+        self._loss = Loss(config.loss, len(card.classes), weights).to(self.device)
+        self._optimizer = make_optimizer(config.optimizer, self.network)
+        count = len(reader.names("train"))
+        self._batches = len(self._keys(count, 0))
+        steps = math.ceil(self._batches / config.accumulate)
+        self._schedule = Schedule(config, self._optimizer, steps)
+        self.precision = choose_precision(config.precision, self.device)
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        augment = Augment(config.augment, config.data.size, config.data.fit)
+        self.training = TrainingData(reader, augment, card, config.seed)
+        self._views = views(reader, "val", config.data.size, config.data.fit)
+        if not self._views:
+            raise InputError("the validation split is empty; see data.split")
+        self.state = State()
+        self._saved = time.monotonic()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and speaks."""
+        return self._processes.is_first
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network whose metrics count: the averaged one where there is one."""
+        return self.network if self.averaged is None else self.averaged.module
+
+    def resume(self) -> None:
+        """Go on from the folder's saved state. Raises ModelError where it cannot be read."""
+        plain = load_state(self.folder / STATE, self._networks(), self._optimizer)
+        self.state = State(**plain["state"])
+        self._schedule.restore(plain["schedule"])
+        if plain["scaler"]:
+            self._scaler.load_state_dict(plain["scaler"])
+
+    def fit(self) -> None:
+        """Train to the last epoch, or until nothing gets better any more.
+
+        Raises TrainingError where the loss is no number any more or memory is short, OutputError where the
+        disk is full; what was saved before stays.
+        """
+        workers = read_workers(self.config)
+        batches = Batches()
+        feed = loader(self.training, batches, workers, self.device.type == "cuda")
+        try:
+            while self.state.epoch < self.config.epochs and not self._is_exhausted():
+                self._train_epoch(feed, batches)
+                self._end_epoch()
+        except torch.OutOfMemoryError:
+            raise TrainingError(
+                f"out of memory on {self.device} with batch {self.config.batch}; begin again with --set "
+                f"batch={max(1, self.config.batch // 2)} --set accumulate={2 * self.config.accumulate}"
+            ) from None
+
+    def evaluate(self, split: str, chosen: list[View] | None = None) -> tuple[float, Confusion]:
+        """Mean loss and confusion of a split."""
+        config = self.config
+        if chosen is None:
+            chosen = views(self.reader, split, config.data.size, config.data.fit)
+        data = FixedData(self.reader, split, chosen, config.data.size, config.data.fit, self.card)
+        batches = Batches()
+        batches.keys = [
+            list(range(i, min(i + config.batch, len(chosen)))) for i in range(0, len(chosen), config.batch)
+        ]
+        mine = batches.keys[self._processes.rank :: self._processes.count]
+        batches.keys = mine
+        network = self.evaluated.eval()
+        sums = np.zeros(3)
+        matrix = np.zeros((self._classes, self._classes), np.int64)
+        with torch.inference_mode():
+            for values, label in loader(data, batches, 0, False):
+                values, label = self._moved(values), label.to(self.device)
+                with self._autocast():
+                    logits = network(values).float()
+                sums += [float(self._loss(logits, label)) * len(values), len(values), 0]
+                counted, squared = count(logits, label, self._classes)
+                matrix += counted
+                sums[2] += squared
+        total = self._processes.total(torch.tensor([*sums, *matrix.ravel()], dtype=torch.float64))
+        loss_sum, seen, squared_sum, *cells = total.tolist()
+        confusion = Confusion(self._classes)
+        confusion.add(np.array(cells).round().astype(np.int64).reshape(matrix.shape), squared_sum)
+        return loss_sum / max(1.0, seen), confusion
+
+    def classes_of(self, values: Tensor) -> NDArray[np.uint8]:
+        """The classes of one picture's tensor (bands, rows, columns): uint8 (rows, columns)."""
+        with torch.inference_mode(), self._autocast():
+            logits = self.evaluated.eval()(self._moved(values[None])).float()[0]
+        if len(logits) == 1:
+            return np.asarray((logits[0] > 0).cpu(), np.uint8)
+        return np.asarray(logits.argmax(dim=0).cpu(), np.uint8)
+
+    def _keys(self, size: int, epoch: int) -> list[list[tuple[int, int]]]:
+        """The batches of this process in an epoch, as many as every other one has."""
+        keys = epoch_batches(size, self.config.batch, self.config.seed, epoch)
+        while len(keys) % self._processes.count:
+            keys.append(keys[len(keys) % self._processes.count])
+        return keys[self._processes.rank :: self._processes.count]
+
+    def _train_epoch(self, feed: Any, batches: Batches) -> None:
+        state, config = self.state, self.config
+        keys = self._keys(len(self.reader.names("train")), state.epoch)
+        confusion = Confusion(self._classes)
+        if state.matrix:
+            confusion.add(np.array(state.matrix, np.int64))
+        batches.keys = keys[state.step :]
+        self._trained.train()
+        self._optimizer.zero_grad()
+        begin, images = time.monotonic(), 0
+        for values, label in feed:
+            # Dropout must not depend on what was run before.
+            torch.manual_seed(_mixed(config.seed, state.epoch, state.step))
+            values, label = self._moved(values), label.to(self.device, non_blocking=True)
+            with self._autocast():
+                logits = self._forward(values)
+            loss = self._loss(logits, label)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the loss is {value} in epoch {state.epoch + 1}, batch {state.step + 1}; what was "
+                    f"saved is kept: lower optimizer.lr or set clip, and --set model.start={self.folder}"
+                )
+            self._scaler.scale(loss / config.accumulate).backward()
+            state.step += 1
+            if state.step % config.accumulate == 0 or state.step == len(keys):
+                self._step()
+            counted, _ = count(logits.detach().float(), label, self._classes)
+            confusion.add(counted)
+            state.loss_sum += value
+            images += len(values)
+            speed = images / max(1e-9, time.monotonic() - begin)
+            iou = confusion.summary()["iou"]
+            self._progress(
+                Status(
+                    state.epoch + 1,
+                    config.epochs,
+                    state.step,
+                    len(keys),
+                    state.loss_sum / state.step,
+                    iou,
+                    speed,
+                )
+            )
+            whole_step = state.step % config.accumulate == 0 and state.step < len(keys)
+            if whole_step and time.monotonic() - self._saved > 60 * config.save_minutes:
+                state.matrix = confusion.matrix.tolist()
+                self._save()
+        state.matrix = confusion.matrix.tolist()
+
+    def _forward(self, values: Tensor) -> Tensor:
+        try:
+            logits: Tensor = self._trained(values)
+        except ValueError as error:
+            if "more than 1 value per channel" in str(error):
+                raise TrainingError(
+                    f"{self.card.architecture} cannot train on batches of one (batch normalisation); use "
+                    "--set batch=2"
+                ) from error
+            raise
+        return logits
+
+    def _step(self) -> None:
+        if self.config.clip:
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad()
+        self._schedule.after_step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.network)
+
+    def _end_epoch(self) -> None:
+        state = self.state
+        training = Confusion(self._classes, matrix=np.array(state.matrix, np.int64))
+        train_loss = state.loss_sum / max(1, state.step)
+        rate = float(self._optimizer.param_groups[0]["lr"])
+        loss, confusion = self.evaluate("val", self._views)
+        summary = confusion.summary()
+        self._schedule.after_epoch(loss)
+        row = {
+            "epoch": state.epoch + 1,
+            "lr": rate,
+            "train_loss": train_loss,
+            "train_iou": training.summary()["iou"],
+            "val_loss": loss,
+            **{f"val_{name}": value for name, value in summary.items()},
+        }
+        state.history.append(row)
+        state.epoch, state.step, state.loss_sum, state.matrix = state.epoch + 1, 0, 0.0, []
+        better = self._note_best(row)
+        if self._processes.is_first:
+            card = self._card_with(row)
+            for name, file in (("iou", BEST), ("loss", BEST_LOSS)):
+                if name in better:
+                    save_weights(self.folder / file, self.evaluated, card)
+            save_weights(self.folder / LAST, self.evaluated, card)
+            self._say(epoch_line(row, self.config.epochs), state.history)
+        self._save()
+
+    def _note_best(self, row: dict[str, float]) -> set[str]:
+        """Which metrics this epoch improved."""
+        state, better = self.state, set()
+        for name, value in (("iou", row["val_iou"]), ("loss", -row["val_loss"])):
+            # The first epoch is the best so far, even where no pixel says how good it is.
+            known = state.best.get(name)
+            if known is None or (not math.isnan(value) and (math.isnan(known) or value > known)):
+                state.best[name] = value
+                better.add(name)
+        state.waited = 0 if self.config.watch in better else state.waited + 1
+        return better
+
+    def _is_exhausted(self) -> bool:
+        return bool(self.config.patience) and self.state.waited >= self.config.patience
+
+    def _card_with(self, row: dict[str, float]) -> Card:
+        metrics = {k: round(v, 5) for k, v in row.items() if not math.isnan(v)}
+        return replace(self.card, metrics=metrics)
+
+    def _networks(self) -> dict[str, nn.Module | None]:
+        return {"network": self.network, "averaged": self.averaged}
+
+    def _save(self) -> None:
+        if self._processes.is_first:
+            plain = {
+                "state": asdict(self.state),
+                "schedule": self._schedule.state(),
+                "scaler": self._scaler.state_dict(),
+            }
+            save_state(self.folder / STATE, self._networks(), self._optimizer, plain)
+        self._saved = time.monotonic()
+        self._processes.wait()
+
+    def _moved(self, values: Tensor) -> Tensor:
+        return values.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=_TYPES[self.precision])
+
+
+def epoch_line(row: dict[str, float], epochs: int) -> str:
+    """`Epoch 01/15 | Train Loss ... | Val Loss ... | Dice ... | IoU ...`."""
+    width = len(str(epochs))
+    return (
+        f"Epoch {int(row['epoch']):0{max(2, width)}d}/{epochs:0{max(2, width)}d} | Train Loss "
+        f"{row['train_loss']:.4f} | Val Loss {row['val_loss']:.4f} | Dice {row['val_dice']:.4f} | IoU "
+        f"{row['val_iou']:.4f}"
+    )
+
+
+def count(logits: Tensor, label: Tensor, classes: int) -> tuple[NDArray[np.int64], float]:
+    """Counted pixels (truth, prediction) and the sum of squared differences between probability and truth.
+    logits: (n, channels, rows, columns); one channel stands for class 1 of two."""
+    known = label != IGNORE
+    truth = label[known]
+    if logits.shape[1] == 1:
+        positive = logits[:, 0].sigmoid()[known]
+        probability = torch.stack([1 - positive, positive], dim=1)
+    else:
+        probability = logits.softmax(dim=1).permute(0, 2, 3, 1)[known]
+    found = probability.argmax(dim=1)
+    cells = torch.bincount(truth * classes + found, minlength=classes**2)
+    at_truth = probability.gather(1, truth[:, None])[:, 0]
+    # sum over classes of (p - y)^2 = sum p^2 - 2 p_truth + 1.
+    squared = (probability.double() ** 2).sum() - 2 * at_truth.double().sum() + len(truth)
+    return cells.reshape(classes, classes).cpu().numpy(), float(squared)
+
+
+def class_weights(config: TrainConfig, reader: Reader, classes: int) -> Tensor | None:
+    """Weights of the classes: by name (1 where none is given), or with `auto` in inverse proportion to
+    their pixels, on average 1 a pixel; a class that never occurs gets the largest of the others.
+
+    Raises SettingsError for a name that is no class.
+    """
+    given, names = config.class_weights, [entry.name for entry in reader.classes]
+    if given is None:
+        return None
+    if isinstance(given, dict):
+        for name in given:
+            if name not in names:
+                raise SettingsError(f"class_weights: {name!r} is no class{nearest(name, names)}")
+        return torch.tensor([float(given.get(name, 1.0)) for name in names])
+    if given != "auto":
+        raise SettingsError(f"class_weights {given!r}: use auto, or a weight by class name")
+    total = len(reader.names("train"))
+    pixels = np.zeros(classes, np.int64)
+    for index in np.linspace(0, total - 1, min(total, _COUNTED)).astype(int).tolist():
+        label = reader.read("train", index, np.random.default_rng([config.seed, index])).label
+        pixels += np.bincount(label[label != IGNORE], minlength=classes)[:classes]
+    share = pixels / max(1, pixels.sum())
+    weights = np.divide(1.0, classes * share, out=np.full(classes, np.nan), where=share > 0)
+    return torch.tensor(np.nan_to_num(weights, nan=np.nanmax(weights)), dtype=torch.float32)
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """The precision of a run: bf16 where the device computes it natively, on older GPUs fp16."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    if device.type == "cpu" and (capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")):
+        return "bf16"
+    return "fp32"
+
+
+def read_workers(config: TrainConfig) -> int:
+    """Processes that read pictures: none on Windows, else one for every second core, eight at most."""
+    if config.workers is not None:
+        return config.workers
+    return 0 if sys.platform == "win32" else min(8, (os.cpu_count() or 1) // 2)
+
+
+def _mixed(seed: int, epoch: int, step: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch, step]).generate_state(1)[0])

@@ -1,0 +1,82 @@
+"""Losses by name, and their weighted sums. Pixels labelled IGNORE never count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tilesegment.datasets.sample import IGNORE
+from tilesegment.errors import SettingsError
+from tilesegment.settings import nearest
+
+Term = Callable[[Tensor, Tensor], Tensor]
+LOSSES = ("cross_entropy", "bce", "focal", "dice", "lovasz")
+
+
+class Loss(nn.Module):
+    """A weighted sum of losses.
+
+    terms: weight by name: `cross_entropy` (two or more channels), `bce` (one channel), `focal`, `dice`,
+    `lovasz` (segmentation-models-pytorch's). weights: of the classes, (classes,), for cross_entropy and
+    focal; with bce the positive class counts weights[1] / weights[0] times.
+
+    Raises SettingsError for an unknown name or a combination that cannot be.
+    """
+
+    def __init__(self, terms: Mapping[str, float], channels: int, weights: Tensor | None = None) -> None:
+        super().__init__()
+        if not terms:
+            raise SettingsError(f"loss: give at least one of {', '.join(LOSSES)}")
+        for name in terms:
+            if name not in LOSSES:
+                raise SettingsError(f"loss: no loss is called {name!r}{nearest(name, LOSSES)}")
+        if ("bce" in terms) != (channels == 1):
+            raise SettingsError("loss: bce is for networks of one channel, cross_entropy for several")
+        if "bce" in terms and "cross_entropy" in terms:
+            raise SettingsError("loss: bce and cross_entropy exclude each other")
+        self.register_buffer("_weights", weights)
+        self._terms: list[tuple[float, Term]] = [
+            (float(weight), self._term(name, channels)) for name, weight in terms.items()
+        ]
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """logits: (n, channels, rows, columns); label: (n, rows, columns) int64. A scalar; 0, with a
+        gradient of 0, where every pixel is ignored."""
+        if not (label != IGNORE).any():
+            return logits.sum() * 0.0
+        logits = logits.float()
+        return torch.stack([weight * term(logits, label) for weight, term in self._terms]).sum()
+
+    def _term(self, name: str, channels: int) -> Term:
+        from segmentation_models_pytorch import losses
+
+        mode = "binary" if channels == 1 else "multiclass"
+        if name == "cross_entropy":
+            return self._cross_entropy
+        if name == "bce":
+            return self._binary_cross_entropy
+        if name == "focal":
+            found: Term = losses.FocalLoss(mode, ignore_index=IGNORE)
+        elif name == "dice":
+            found = losses.DiceLoss(mode, ignore_index=IGNORE)
+        else:
+            found = losses.LovaszLoss(mode, ignore_index=IGNORE)
+        return found
+
+    def _cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
+        return functional.cross_entropy(logits, label, weight=self._of_classes(), ignore_index=IGNORE)
+
+    def _binary_cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
+        known = label != IGNORE
+        weights = self._of_classes()
+        ratio = None if weights is None else weights[1] / weights[0]
+        return functional.binary_cross_entropy_with_logits(
+            logits[:, 0][known], label[known].float(), pos_weight=ratio
+        )
+
+    def _of_classes(self) -> Tensor | None:
+        weights = self._weights
+        return weights if isinstance(weights, Tensor) else None

@@ -1,0 +1,109 @@
+"""Optimisers and schedulers of torch by name, warm-up, averaged weights."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.swa_utils import AveragedModel
+
+from tilesegment.errors import SettingsError
+from tilesegment.settings import nearest
+from tilesegment.train.config import NamedConfig, TrainConfig
+
+
+def make_optimizer(config: NamedConfig, network: nn.Module) -> Optimizer:
+    """An optimiser of `torch.optim` by name. Raises SettingsError for an unknown name or argument."""
+    known = {n: k for n, k in vars(torch.optim).items() if inspect.isclass(k) and issubclass(k, Optimizer)}
+    made: Optimizer = _made("optimizer", config, known, (list(network.parameters()),), {})
+    return made
+
+
+class Schedule:
+    """The learning rate: a rise over the first steps, then a scheduler of `torch.optim.lr_scheduler`.
+
+    Raises SettingsError for an unknown name or argument.
+    """
+
+    def __init__(self, config: TrainConfig, optimizer: Optimizer, steps: int) -> None:
+        self._each = config.scheduler.each if config.scheduler is not None else "epoch"
+        self._warmup: lr_scheduler.LRScheduler | None = None
+        self._main: Any = None
+        if config.scheduler is not None:
+            known = {n: k for n, k in vars(lr_scheduler).items() if inspect.isclass(k)}
+            extra = {}
+            if config.scheduler.name == "OneCycleLR" and "total_steps" not in config.scheduler.options:
+                extra = {"total_steps": steps * config.epochs + 1}
+            self._main = _made("scheduler", config.scheduler, known, (optimizer,), extra)
+        rising = round(config.warmup * steps)
+        if rising:
+            self._warmup = lr_scheduler.LinearLR(optimizer, 1e-3, 1.0, total_iters=rising)
+
+    def after_step(self) -> None:
+        """One step of the optimiser was taken."""
+        if self._warmup is not None:
+            self._warmup.step()
+        if self._main is not None and self._each == "step":
+            self._main.step()
+
+    def after_epoch(self, loss: float) -> None:
+        """An epoch is over, with this validation loss."""
+        if self._main is None or self._each == "step":
+            return
+        if isinstance(self._main, lr_scheduler.ReduceLROnPlateau):
+            self._main.step(loss)
+        else:
+            self._main.step()
+
+    def state(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        parts = {"warmup": self._warmup, "main": self._main}
+        return {name: _plain(part.state_dict()) for name, part in parts.items() if part is not None}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        for name, part in (("warmup", self._warmup), ("main", self._main)):
+            if part is not None and name in state:
+                part.load_state_dict(state[name])
+
+
+def averaged(network: nn.Module, decay: float) -> AveragedModel | None:
+    """The exponential moving average of a network's weights and statistics; None without a decay.
+
+    Its memory grows with the steps taken, d = min(decay, (1 + n) / (10 + n)), so that the first weights are
+    soon forgotten (as TensorFlow's ExponentialMovingAverage does with num_updates).
+    """
+    if not decay:
+        return None
+
+    def average(before: Tensor, now: Tensor, steps: Tensor | int) -> Tensor:
+        if not before.is_floating_point():
+            return now
+        count = int(steps)
+        return before.lerp(now, 1 - min(decay, (1 + count) / (10 + count)))
+
+    return AveragedModel(network, avg_fn=average, use_buffers=True)
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in state.items() if isinstance(v, int | float | str | list | bool | None)}
+
+
+def _made(
+    what: str, config: NamedConfig, known: dict[str, Any], first: tuple[Any, ...], extra: dict[str, Any]
+) -> Any:
+    kind = known.get(config.name)
+    if kind is None:
+        raise SettingsError(f"{what}: torch has no {config.name!r}{nearest(config.name, known)}")
+    arguments = inspect.signature(kind.__init__).parameters
+    for key in config.options:
+        if key not in arguments:
+            raise SettingsError(f"{what}: {config.name} has no argument {key!r}{nearest(key, arguments)}")
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in config.options.items()}
+    try:
+        return kind(*first, **options, **extra)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"{what}: {config.name}: {error}") from error

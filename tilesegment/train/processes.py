@@ -1,0 +1,70 @@
+"""One process, or one for each of several GPUs as `accelerate launch` starts them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tilesegment.errors import SettingsError
+
+
+class Processes:
+    """rank: this process's number; count: how many there are; device: its own."""
+
+    def __init__(self, device: str) -> None:
+        self.count = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = 0
+        self._accelerator: Any = None
+        if self.count > 1:
+            try:
+                from accelerate import Accelerator
+            except ImportError as error:
+                raise SettingsError(
+                    "several processes need accelerate; pip install tilesegment[accelerate]"
+                ) from error
+            self._accelerator = Accelerator(cpu=device == "cpu")
+            self.rank = int(self._accelerator.process_index)
+            self.device = self._accelerator.device
+        else:
+            self.device = _device(device)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and speaks."""
+        return self.rank == 0
+
+    def prepared(self, network: nn.Module) -> nn.Module:
+        """The network as it is trained: with gradients averaged over all processes."""
+        if self._accelerator is None:
+            return network
+        wrapped: nn.Module = self._accelerator.prepare_model(network)
+        return wrapped
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self._accelerator is None:
+            return values
+        summed: Tensor = self._accelerator.reduce(values.to(self.device), "sum")
+        return summed
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self._accelerator is not None:
+            self._accelerator.wait_for_everyone()
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = (
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise SettingsError(f"--device {name!r} is unknown; use auto, cpu, cuda, cuda:1 or mps") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(f"--device {name}: this machine has no usable CUDA device")
+    return device

@@ -1,0 +1,271 @@
+"""The story of a training run: open the data, build the network, train, test, draw, report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from tilesegment.datasets.opening import open_reader
+from tilesegment.datasets.sample import Reader
+from tilesegment.errors import ModelError, OutputError
+from tilesegment.evaluate.pixels import Confusion
+from tilesegment.model.build import build_network, load_network, load_weights
+from tilesegment.model.card import Card
+from tilesegment.model.store import find_model
+from tilesegment.train.batches import FixedData, views
+from tilesegment.train.checkpoint import STATE
+from tilesegment.train.config import TrainConfig, plain
+from tilesegment.train.loop import BEST, Status, Trainer, read_workers
+from tilesegment.train.plots import coloured, draw_confusion, draw_curves, draw_panels, laid_over, picture
+from tilesegment.train.processes import Processes
+from tilesegment.train.report import environment, report, write_metrics, write_text
+
+_AERIAL_TILE = (512, 512)
+_CONFIG = "config.yaml"
+_ENVIRONMENT = "environment.json"
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told what happens. line: an epoch's line; status: every batch; note: what the user should
+    know."""
+
+    line: Callable[[str], None] = lambda text: None
+    status: Callable[[Status], None] = lambda status: None
+    note: Callable[[str], None] = lambda text: None
+
+
+_SILENT = Listener()
+
+
+def run_training(
+    config: TrainConfig,
+    data: Path,
+    folder: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    listener: Listener = _SILENT,
+) -> dict[str, Any]:
+    """Train on `data` into the run folder; the metrics of the best weights on the test split.
+
+    Raises TilesegmentError: before anything is trained where settings, data or folder cannot be used, later
+    where the disk is full or the loss diverges; what was saved stays.
+    """
+    processes = Processes(device)
+    if not processes.is_first:
+        listener = _SILENT
+    reader = open_reader(config.data.reader, data, config.data.options, config.data.size, config.seed)
+    for note in reader.notes:
+        listener.note(note)
+    going_on = resume and (folder / STATE).is_file()
+    if processes.is_first:
+        _open_folder(folder, config, going_on, resume, overwrite)
+    processes.wait()
+    card = make_card(config, reader)
+    torch.manual_seed(config.seed)
+    if going_on:
+        network, card = _network_of(folder, card)
+    else:
+        network, card = start_network(config, card, listener.note)
+    trainer = Trainer(
+        config, reader, network, card, folder, processes, _Saver(folder, config, listener), listener.status
+    )
+    if going_on:
+        trainer.resume()
+        listener.note(f"going on after epoch {trainer.state.epoch} of {config.epochs}")
+    known = environment(trainer.device, trainer.precision, read_workers(config))
+    known |= {"architecture": card.architecture, "encoder": card.encoder, "options": card.options}
+    if processes.is_first:
+        write_text(folder / _ENVIRONMENT, json.dumps(known, indent=1) + "\n")
+    trainer.fit()
+    return _finish(config, reader, trainer, folder, data)
+
+
+def make_card(config: TrainConfig, reader: Reader) -> Card:
+    """The card of the model that a run makes."""
+    one_channel = "bce" in config.loss
+    size, fitted = config.data.size, config.data.fit == "resize"
+    aerial = config.data.reader.startswith("rooftop")
+    return Card(
+        name=config.name,
+        architecture=config.model.architecture,
+        encoder=config.model.encoder,
+        classes=reader.classes[1:] if one_channel else reader.classes,
+        value_range=config.card.value_range,
+        mean=config.card.mean,
+        std=config.card.std,
+        gsd=reader.gsd,
+        image_size=size if fitted and not aerial else None,
+        tile=config.card.tile or (_AERIAL_TILE if aerial else size),
+        overlap=min(config.card.overlap, min(config.card.tile or size) // 2),
+        threshold=config.card.threshold,
+        options=config.model.options,
+        license=config.card.license,
+        credits=config.card.credits,
+        data=(config.data.reader,),
+    )
+
+
+def start_network(config: TrainConfig, card: Card, note: Callable[[str], None]) -> tuple[nn.Module, Card]:
+    """The network that training begins with, and its card: COCO's start brings torchvision's own
+    architecture with it. Raises ModelError where weights cannot be had."""
+    wanted = config.model
+    if wanted.start == "coco":
+        own = replace(card, architecture="torchvision.deeplabv3_resnet101", encoder="resnet101", options={})
+        try:
+            return build_network(own, "coco"), own
+        except ModelError as error:
+            weights = wanted.encoder_weights or "random"
+            note(f"{error}; starting with {wanted.architecture} from {weights} weights")
+    network = build_network(card, wanted.encoder_weights)
+    if wanted.start not in (None, "coco"):
+        start = find_model(str(wanted.start))
+        if len(start.card.classes) == len(card.classes):
+            return load_network(start), replace(card, options=start.card.options)
+        taken = load_weights(network, start)
+        note(
+            f"{taken} weights of {start.name} taken over; the classes differ, so the last layer starts anew"
+        )
+    return network, card
+
+
+def _network_of(folder: Path, card: Card) -> tuple[nn.Module, Card]:
+    """The network that an interrupted run had begun with; its weights come from the saved state."""
+    begun = json.loads((folder / _ENVIRONMENT).read_text(encoding="utf-8"))
+    card = replace(card, **{key: begun[key] for key in ("architecture", "encoder", "options")})
+    return build_network(card), card
+
+
+class _Saver:
+    """Writes what an epoch brings, and passes on its line."""
+
+    def __init__(self, folder: Path, config: TrainConfig, listener: Listener) -> None:
+        self._folder, self._config, self._listener = folder, config, listener
+
+    def __call__(self, line: str, history: list[dict[str, float]]) -> None:
+        write_metrics(self._folder, history)
+        draw_curves(self._folder / "curves.png", history)
+        if self._config.tensorboard:
+            self._to_board(history[-1])
+        self._listener.line(line)
+
+    def _to_board(self, row: dict[str, float]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(self._folder / "tensorboard")) as board:
+            for name, value in row.items():
+                board.add_scalar(name, value, int(row["epoch"]))
+
+
+def _open_folder(folder: Path, config: TrainConfig, going_on: bool, resume: bool, overwrite: bool) -> None:
+    """Make the run folder. going_on: a saved state is there, and its run had the same settings."""
+    settings = yaml.safe_dump(plain(config), sort_keys=False)
+    if folder.exists() and any(folder.iterdir()) and not resume and not overwrite:
+        raise OutputError(f"{folder}: exists already; give --resume, --overwrite or another -o")
+    if going_on:
+        before = yaml.safe_load((folder / _CONFIG).read_text(encoding="utf-8"))
+        changed = [
+            key for key, value in plain(config).items() if before.get(key) != value and key != "epochs"
+        ]
+        if changed:
+            raise OutputError(
+                f"{folder}: {changed[0]} differs from the interrupted run; --resume goes on unchanged"
+            )
+    elif overwrite and folder.exists():
+        _clear(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
+    write_text(folder / _CONFIG, settings)
+
+
+def _clear(folder: Path) -> None:
+    """Remove an earlier run, and nothing that is not one."""
+    if not (folder / _CONFIG).is_file():
+        raise OutputError(f"{folder}: is no run folder; --overwrite does not remove it")
+    shutil.rmtree(folder)
+
+
+def _finish(
+    config: TrainConfig, reader: Reader, trainer: Trainer, folder: Path, data: Path
+) -> dict[str, Any]:
+    """Test the best weights and report."""
+    history = trainer.state.history
+    best = find_model(str(folder / BEST))
+    trainer.evaluated.load_state_dict(load_network(best).state_dict())
+    split = "test" if len(reader.names("test")) else "val"
+    loss, confusion = trainer.evaluate(split)
+    result = {
+        "folder": str(folder),
+        "epochs": len(history),
+        "split": split,
+        "loss": loss,
+        **confusion.summary(),
+        "best": {key: abs(value) for key, value in trainer.state.best.items()},
+    }
+    if trainer.is_first:
+        _publish(config, reader, trainer, folder, data, (split, loss, confusion))
+    return result
+
+
+def _publish(
+    config: TrainConfig,
+    reader: Reader,
+    trainer: Trainer,
+    folder: Path,
+    data: Path,
+    tested: tuple[str, float, Confusion],
+) -> None:
+    """Pictures and report."""
+    split, _, confusion = tested
+    names = [entry.name for entry in reader.classes]
+    draw_confusion(folder / "confusion.png", confusion.matrix, names)
+    _draw_panels(config, reader, trainer, split, folder / "panels.png")
+    facts = {
+        "model": f"{trainer.card.architecture} / {trainer.card.encoder}",
+        "data": str(data),
+        "pictures": ", ".join(f"{name} {len(reader.names(name))}" for name in ("train", "val", "test")),
+        "device": f"{trainer.device}, {trainer.precision}",
+    }
+    text = report(config.name, trainer.state.history, tested, names, reader.notes, facts)
+    write_text(folder / "report.md", text)
+    write_text(folder / "confusion.csv", _matrix_csv(names, confusion))
+
+
+def _matrix_csv(names: list[str], confusion: Confusion) -> str:
+    rows = [",".join(["truth", *names])]
+    rows += [",".join([name, *map(str, line)]) for name, line in zip(names, confusion.matrix, strict=True)]
+    return "\n".join(rows) + "\n"
+
+
+def _draw_panels(config: TrainConfig, reader: Reader, trainer: Trainer, split: str, path: Path) -> None:
+    chosen = views(reader, split, config.data.size, config.data.fit)
+    step = max(1, len(chosen) // max(1, config.panels))
+    chosen = chosen[::step][: config.panels]
+    data = FixedData(reader, split, chosen, config.data.size, config.data.fit, trainer.card)
+    rows = []
+    for index in range(len(chosen)):
+        sample = data.sample(index)
+        found = trainer.classes_of(data[index][0])
+        base = picture(sample, config.card.value_range)
+        rows.append(
+            [
+                base,
+                coloured(sample.label, reader.classes),
+                coloured(found, reader.classes),
+                laid_over(base, found, reader.classes),
+            ]
+        )
+    if rows:
+        draw_panels(path, rows, ["image", "truth", "prediction", "overlay"])
