@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test lint bench bench-peers clean
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -26,6 +26,13 @@ test: lint
 bench: install
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/vector.py
+	$(BIN)/python benchmarks/scaling.py
+
+# Makes an environment of some gigabytes for each of the others; run it on an idle machine.
+bench-peers: install
+	$(BIN)/python benchmarks/peers.py
 
 clean:
 	rm -rf .venv demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

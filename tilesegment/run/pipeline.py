@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import time
@@ -145,7 +146,12 @@ def run_predict(
         _refuse_foreign(outputs, settings, ledger)
         prepared = prepared.with_blocks(ledger.fixed)
         ledger.fix(prepared.fixed)
-        found, fresh = _predict_missing(prepared, ledger, settings, progress)
+        with ThreadPoolExecutor(1) as beside:
+            if outputs.vector is not None:
+                # Half a second that the writer need not take later; the cores are busy with forward passes,
+                # which hold no lock.
+                beside.submit(importlib.import_module, "pyogrio")
+            found, fresh = _predict_missing(prepared, ledger, settings, progress)
         infos = list(found.values())
         warnings += _late_warnings(infos, settings, warnings)
         if not any(info.valid_pixels for info in infos):

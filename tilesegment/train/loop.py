@@ -29,7 +29,7 @@ from tilesegment.model.card import Card
 from tilesegment.model.store import RUN_BEST
 from tilesegment.settings import nearest
 from tilesegment.train.augment import Augment
-from tilesegment.train.batches import Batches, FixedData, TrainingData, View, epoch_batches, loader, views
+from tilesegment.train.batches import Batches, FixedData, TrainingData, epoch_batches, loader, views
 from tilesegment.train.checkpoint import STATE, load_state, save_state, save_weights
 from tilesegment.train.config import TrainConfig
 from tilesegment.train.losses import Loss
@@ -107,8 +107,8 @@ class Trainer:
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         augment = Augment(config.augment, config.data.size, config.data.fit)
         self.training = TrainingData(reader, augment, card, config.seed)
-        self._views = views(reader, "val", config.data.size, config.data.fit)
-        if not self._views:
+        self._feeds: dict[str, Any] = {}
+        if not len(reader.names("val")):
             raise InputError("the validation split is empty; see data.split")
         self.state = State()
         self._saved = time.monotonic()
@@ -150,23 +150,13 @@ class Trainer:
                 f"batch={max(1, self.config.batch // 2)} --set accumulate={2 * self.config.accumulate}"
             ) from None
 
-    def evaluate(self, split: str, chosen: list[View] | None = None) -> tuple[float, Confusion]:
+    def evaluate(self, split: str) -> tuple[float, Confusion]:
         """Mean loss and confusion of a split."""
-        config = self.config
-        if chosen is None:
-            chosen = views(self.reader, split, config.data.size, config.data.fit)
-        data = FixedData(self.reader, split, chosen, config.data.size, config.data.fit, self.card)
-        batches = Batches()
-        batches.keys = [
-            list(range(i, min(i + config.batch, len(chosen)))) for i in range(0, len(chosen), config.batch)
-        ]
-        mine = batches.keys[self._processes.rank :: self._processes.count]
-        batches.keys = mine
         network = self.evaluated.eval()
         sums = np.zeros(3)
         matrix = np.zeros((self._classes, self._classes), np.int64)
         with torch.inference_mode():
-            for values, label in loader(data, batches, 0, False):
+            for values, label in self._fixed_feed(split):
                 values, label = self._moved(values), label.to(self.device)
                 with self._autocast():
                     logits = network(values).float()
@@ -194,6 +184,20 @@ class Trainer:
         while len(keys) % self._processes.count:
             keys.append(keys[len(keys) % self._processes.count])
         return keys[self._processes.rank :: self._processes.count]
+
+    def _fixed_feed(self, split: str) -> Any:
+        """This process's share of a split's batches, in order; its readers live as long as the run."""
+        if split not in self._feeds:
+            config, batches = self.config, Batches()
+            size, fit = config.data.size, config.data.fit
+            chosen = views(self.reader, split, size, fit)
+            starts = range(0, len(chosen), config.batch)
+            keys = [list(range(i, min(i + config.batch, len(chosen)))) for i in starts]
+            batches.keys = keys[self._processes.rank :: self._processes.count]
+            data = FixedData(self.reader, split, chosen, size, fit, self.card)
+            workers = min(read_workers(config), len(batches))
+            self._feeds[split] = loader(data, batches, workers, self.device.type == "cuda")
+        return self._feeds[split]
 
     def _train_epoch(self, feed: Any, batches: Batches) -> None:
         state, config = self.state, self.config
@@ -273,7 +277,7 @@ class Trainer:
         training = Confusion(self._classes, matrix=np.array(state.matrix, np.int64))
         train_loss = state.loss_sum / max(1, state.step)
         rate = float(self._optimizer.param_groups[0]["lr"])
-        loss, confusion = self.evaluate("val", self._views)
+        loss, confusion = self.evaluate("val")
         summary = confusion.summary()
         self._schedule.after_epoch(loss)
         row = {

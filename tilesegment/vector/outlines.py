@@ -54,9 +54,9 @@ def trace_outlines(labels: NDArray[Any], outside: int) -> tuple[Ragged, IntArray
     # With the region on the right, its upper edges run east and its right edges south.
     leaves_sideways = corners.below == corners.east
     following = np.where(leaves_sideways, beside, along)
-    order, rings = _rings(following)
+    order, rings = cycles(following)
     coords = np.column_stack([corners.col, corners.row])[order]
-    closed = Ragged(*_closed(coords, rings), np.arange(len(rings)))
+    closed = Ragged(*closed_rings(coords, rings), np.arange(len(rings)))
     label = own[order[rings[:-1]]]
     outer = closed.signed_areas() > 0
     owner = np.arange(len(outer))
@@ -67,7 +67,7 @@ def trace_outlines(labels: NDArray[Any], outside: int) -> tuple[Ragged, IntArray
     # Rings by polygon, the outer one first; polygons by the first vertex of theirs.
     sequence = np.lexsort((~outer, owner))
     parts = np.flatnonzero(outer[sequence])
-    return _reordered(closed, sequence, np.append(parts, len(sequence))), label[sequence[parts]]
+    return closed.with_rings(sequence, np.append(parts, len(sequence))), label[sequence[parts]]
 
 
 def _find_corners(padded: NDArray[Any], outside: int) -> tuple[_Corners, IntArray]:
@@ -119,7 +119,7 @@ def _pair(line: IntArray, side: IntArray, place: IntArray, onward: IntArray) -> 
     return partner
 
 
-def _rings(following: IntArray) -> tuple[IntArray, IntArray]:
+def cycles(following: IntArray) -> tuple[IntArray, IntArray]:
     """The cycles of a permutation: its elements cycle by cycle, each in order from its smallest element,
     and the offsets of the cycles. By pointer jumping (Wyllie 1979): as many steps as the longest cycle's
     length has binary digits."""
@@ -153,7 +153,7 @@ def _rings(following: IntArray) -> tuple[IntArray, IntArray]:
     return order, offsets
 
 
-def _closed(coords: IntArray, rings: IntArray) -> tuple[IntArray, IntArray]:
+def closed_rings(coords: IntArray, rings: IntArray) -> tuple[IntArray, IntArray]:
     """Rings with their first point again at the end."""
     count = len(rings) - 1
     return np.insert(coords, rings[1:], coords[rings[:-1]], axis=0), rings + np.arange(count + 1)
@@ -212,11 +212,3 @@ def _edge_to_the_left(padded: NDArray[Any], row: IntArray, col: IntArray) -> Int
 
 
 _ROWS_AT_ONCE = 64
-
-
-def _reordered(rings: Ragged, sequence: IntArray, parts: IntArray) -> Ragged:
-    """Rings in another order, as polygons."""
-    sizes = np.diff(rings.rings)[sequence]
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
-    index = np.arange(offsets[-1]) + np.repeat(rings.rings[:-1][sequence] - offsets[:-1], sizes)
-    return Ragged(rings.coords[index], offsets, parts)

@@ -72,6 +72,22 @@ class Ragged:
             self.geoms,
         )
 
+    def with_rings(self, sequence: IntArray, parts: IntArray) -> Ragged:
+        """Rings in another order, as polygons of the given offsets."""
+        sizes = np.diff(self.rings)[sequence]
+        offsets = _offsets(sizes)
+        index = np.arange(offsets[-1]) + np.repeat(self.rings[:-1][sequence] - offsets[:-1], sizes)
+        return Ragged(self.coords[index], offsets, parts)
+
+    def with_parts(self, wanted: NDArray[np.bool_]) -> Ragged:
+        """Some of the polygons."""
+        of_ring = wanted[self.part_of_ring()]
+        return Ragged(
+            self.coords[of_ring[self.ring_of_vertex()]],
+            _offsets(np.diff(self.rings)[of_ring]),
+            _offsets(np.diff(self.parts)[wanted]),
+        )
+
     def without_collinear(self) -> Ragged:
         """Without the vertices that lie on the straight line between their neighbours; exact for whole
         numbers. What is left after joining at a seam, or where a tracer happened to start."""

@@ -19,8 +19,15 @@ import shapely
 from numpy.typing import NDArray
 
 from tilesegment.vector.parallel import chunks, in_threads
-from tilesegment.vector.rings import Geometries, IntArray, canonical
-from tilesegment.vector.trace import Fragments
+from tilesegment.vector.rings import (
+    Geometries,
+    IntArray,
+    Ragged,
+    canonical,
+    valid_polygons,
+)
+from tilesegment.vector.trace import Fragments, no_fragments
+from tilesegment.vector.union import canonical_outlines, united
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ def join(
     # Fragments of each region that were not met yet.
     left = np.bincount(region, minlength=len(region))
     shared = left[region] > 1
-    pieces, names, start = Features.none(), np.empty(0, np.int64), 0
+    pieces, names, start = no_fragments(), np.empty(0, np.int64), 0
     waiting = Features.none()
     for number, (group, end) in enumerate(groups):
         found, fresh, fresh_names = [waiting], [pieces], [names]
@@ -98,14 +105,14 @@ def join(
             here = slice(start, start + len(fragments))
             start = here.stop
             mine, of = shared[here], region[here]
-            found.append(_single(fragments, ~mine, connectivity, shared_outlines))
-            fresh.append(_single(fragments, mine, 4, shared_outlines))
+            found.append(_features(fragments.only(~mine), connectivity, shared_outlines))
+            fresh.append(fragments.only(mine))
             fresh_names.append(of[mine])
             np.subtract.at(left, of, 1)
-        pieces, names = Features.concatenate(fresh), np.concatenate(fresh_names)
+        pieces, names = Fragments.concatenate(fresh), np.concatenate(fresh_names)
         whole = left[names] == 0
-        found.append(_united(pieces[whole], names[whole], connectivity, shared_outlines))
-        pieces, names = pieces[~whole], names[~whole]
+        found.append(_united(pieces.only(whole), names[whole], connectivity, shared_outlines))
+        pieces, names = pieces.only(~whole), names[~whole]
         waiting = Features.concatenate(found)
         waiting = waiting[np.argsort(waiting.first, kind="stable")]
         # A region that is still open goes before all that begin behind it.
@@ -219,41 +226,58 @@ def _noded(load: Callable[[Key], Fragments], runs: IntArray) -> Callable[[Key], 
     return noded
 
 
-def _united(pieces: Features, name: IntArray, connectivity: int, shared_outlines: bool) -> Features:
+def _united(pieces: Fragments, name: IntArray, connectivity: int, shared_outlines: bool) -> Features:
     """The regions that consist of several fragments. name: the region of each."""
     order = np.argsort(name, kind="stable")
-    pieces, name = pieces[order], name[order]
-    begin = np.flatnonzero(np.diff(name, prepend=-1))
+    begin = np.flatnonzero(np.diff(name[order], prepend=-1))
     if not len(begin):
-        return pieces
-    groups = np.split(pieces.geometry, begin[1:])
-    united = np.array(in_threads(shapely.union_all, groups))
-    united = _canonical(_promoted(united, connectivity), shared_outlines)
+        return Features.none()
+    if connectivity == 4 and not shared_outlines:
+        geometry = _in_chunks(canonical_outlines, united(pieces.outlines, name))
+    else:
+        geometry = _in_chunks(_valid_outlines, pieces.outlines)[order]
+        geometry = np.array(in_threads(shapely.union_all, np.split(geometry, begin[1:])))
+        geometry = canonical(_promoted(geometry, connectivity), shared_outlines)
     return Features(
-        united,
-        pieces.value[begin],
-        np.add.reduceat(pieces.pixels, begin),
-        np.add.reduceat(pieces.total, begin),
-        np.minimum.reduceat(pieces.first, begin),
+        geometry,
+        pieces.value[order][begin],
+        np.add.reduceat(pieces.pixels[order], begin),
+        np.add.reduceat(pieces.total[order], begin),
+        np.minimum.reduceat(pieces.first[order], begin),
     )
 
 
-def _single(
-    fragments: Fragments, wanted: NDArray[np.bool_], connectivity: int, shared_outlines: bool
-) -> Features:
-    geometry = _canonical(fragments.outlines.geometries()[wanted], shared_outlines)
+def _features(fragments: Fragments, connectivity: int, shared_outlines: bool) -> Features:
+    """Fragments that are whole regions."""
+    outlines = _in_chunks(_kept_outlines if shared_outlines else canonical_outlines, fragments.outlines)
     return Features(
-        _promoted(geometry, connectivity),
-        fragments.value[wanted],
-        fragments.pixels[wanted],
-        fragments.total[wanted],
-        fragments.first[wanted],
+        _promoted(outlines, connectivity),
+        fragments.value,
+        fragments.pixels,
+        fragments.total,
+        fragments.first,
     )
 
 
-def _canonical(geometry: Geometries, keep_vertices: bool) -> Geometries:
-    parts = in_threads(lambda part: canonical(geometry[part], keep_vertices), chunks(len(geometry)))
-    return np.concatenate([geometry[:0], *parts])
+def _valid_outlines(outlines: Ragged) -> Geometries:
+    return valid_polygons(outlines.geometries())
+
+
+def _kept_outlines(outlines: Ragged) -> Geometries:
+    return canonical(outlines.geometries(), keep_vertices=True)
+
+
+def _in_chunks(function: Callable[[Ragged], Geometries], outlines: Ragged) -> Geometries:
+    """A function of outlines, by several threads where there are many."""
+    count = len(outlines.parts) - 1
+    index = np.arange(count)
+    slices = chunks(count)
+    if len(slices) < 2:
+        return function(outlines)
+    parts = in_threads(
+        lambda s: function(outlines.with_parts((index >= s.start) & (index < s.stop))), slices
+    )
+    return np.concatenate(parts)
 
 
 def _promoted(geometry: Geometries, connectivity: int) -> Geometries:

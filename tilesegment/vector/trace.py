@@ -57,6 +57,20 @@ class Fragments:
         """The polygons in the shape of `rings`."""
         return Ragged(self.coords, self.rings, self.parts)
 
+    def only(self, wanted: NDArray[np.bool_]) -> Fragments:
+        """Some of them, without their runs."""
+        outlines = self.outlines.with_parts(wanted)
+        return Fragments(
+            value=self.value[wanted],
+            pixels=self.pixels[wanted],
+            total=self.total[wanted],
+            first=self.first[wanted],
+            coords=outlines.coords,
+            rings=outlines.rings,
+            parts=outlines.parts,
+            runs=np.empty((0, 6), np.int64),
+        )
+
     def renumbered_runs(self, start: int) -> IntArray:
         """The runs with fragments counted from `start`."""
         runs = self.runs.copy()
@@ -141,7 +155,7 @@ def trace_simplified(
     # Vertices are only left out, never moved, so rounding gives back the exact corners.
     coords = np.rint(simplified.coords * scale).astype(np.int64)
     wanted = everything.value != outside
-    outlines = _only_parts(Ragged(coords, simplified.rings, simplified.parts), wanted)
+    outlines = Ragged(coords, simplified.rings, simplified.parts).with_parts(wanted)
     return Fragments(
         value=everything.value[wanted],
         pixels=everything.pixels[wanted],
@@ -261,12 +275,6 @@ def _border_runs(outlines: Ragged, window: Window) -> IntArray:
         head = np.broadcast_to([axis, line, side], (len(hit), 3))
         found.append(np.column_stack([head, ends, fragment[hit]]))
     return np.concatenate(found).astype(np.int64).reshape(-1, 6)
-
-
-def _only_parts(outlines: Ragged, wanted: NDArray[np.bool_]) -> Ragged:
-    geometries = outlines.geometries()[wanted]
-    kept = Ragged.of(geometries)
-    return Ragged(kept.coords.astype(np.int64), kept.rings, kept.parts)
 
 
 def _chain_offsets(levels: list[IntArray]) -> IntArray:
