@@ -111,5 +111,5 @@ def test_every_package_and_configuration_is_installed() -> None:
     found = {
         ".".join(path.parent.relative_to(PACKAGE.parent).parts) for path in PACKAGE.rglob("__init__.py")
     }
-    assert sorted({*found, "tilesegment.configs"}) == sorted(listed)
+    assert sorted({*found, "tilesegment.configs", "tilesegment.model.weights"}) == sorted(listed)
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(bundled_configs())

@@ -537,6 +537,17 @@ class TestFailures:
         dilations = [m.dilation[0] for m in build_network(own).modules() if isinstance(m, torch.nn.Conv2d)]
         assert max(dilations) == 36
 
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_a_damaged_picture_is_one_line_from_any_process(self, tmp_path: Path, workers: int) -> None:
+        root = layouts.rooftops(tmp_path / "data", 6)
+        for path in (root / "images/images").glob("*.tif"):
+            path.write_bytes(path.read_bytes()[:900])
+        changes = [part for change in [*SMALL, f"workers={workers}"] for part in ("--set", change)]
+        done = run_cli("train", "rooftop", "--data", root, "-o", tmp_path / "r", *changes)
+        assert done.returncode == 1
+        assert "cannot be read" in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
     def test_an_empty_validation_split(self, data: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="the validation split is empty"):
             trained("rooftop", data / "rooftop", tmp_path / "r", "data.split={train: 1.0}")

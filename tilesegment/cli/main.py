@@ -92,7 +92,7 @@ def _say(message: str) -> None:
 
 
 def _stopped(code: int) -> int:
-    _say("stopped; finished blocks are saved, and the same command goes on from there")
+    _say("stopped; what was finished is saved: the same command (train: with --resume) goes on from there")
     return code
 
 

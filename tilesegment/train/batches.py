@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tilesegment.datasets.sample import IGNORE, Reader, Sample
-from tilesegment.errors import InputError
+from tilesegment.errors import InputError, TilesegmentError
 from tilesegment.grid import Window
 from tilesegment.model.card import Card
 from tilesegment.model.preprocess import normalise
@@ -156,6 +156,18 @@ def loader(data: Dataset[Any], batches: Batches, workers: int, pinned: bool) -> 
         multiprocessing_context="spawn" if workers else None,
         worker_init_fn=_one_thread,
     )
+
+
+def batches_of(feed: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    """What a loader reads. An error of a reading process is raised as the one line it was there, and not
+    with that process's traceback in its text."""
+    try:
+        yield from feed
+    except TilesegmentError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise type(error)(
+            last.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
+        ) from error
 
 
 def _one_thread(worker: int) -> None:

@@ -29,7 +29,15 @@ from tilesegment.model.card import Card
 from tilesegment.model.store import RUN_BEST
 from tilesegment.settings import nearest
 from tilesegment.train.augment import Augment
-from tilesegment.train.batches import Batches, FixedData, TrainingData, epoch_batches, loader, views
+from tilesegment.train.batches import (
+    Batches,
+    FixedData,
+    TrainingData,
+    batches_of,
+    epoch_batches,
+    loader,
+    views,
+)
 from tilesegment.train.checkpoint import STATE, load_state, save_state, save_weights
 from tilesegment.train.config import TrainConfig
 from tilesegment.train.losses import Loss
@@ -156,7 +164,7 @@ class Trainer:
         sums = np.zeros(3)
         matrix = np.zeros((self._classes, self._classes), np.int64)
         with torch.inference_mode():
-            for values, label in self._fixed_feed(split):
+            for values, label in batches_of(self._fixed_feed(split)):
                 values, label = self._moved(values), label.to(self.device)
                 with self._autocast():
                     logits = network(values).float()
@@ -209,7 +217,7 @@ class Trainer:
         self._trained.train()
         self._optimizer.zero_grad()
         begin, images = time.monotonic(), 0
-        for values, label in feed:
+        for values, label in batches_of(feed):
             # Dropout must not depend on what was run before.
             torch.manual_seed(_mixed(config.seed, state.epoch, state.step))
             values, label = self._moved(values), label.to(self.device, non_blocking=True)
