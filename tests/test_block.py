@@ -16,9 +16,11 @@ from tilesegment.grid import Window
 from tilesegment.model.engines import Predictor
 from tilesegment.model.engines.choose import EngineChoice
 from tilesegment.raster.source import Scene, open_scene
-from tilesegment.run.block import Stopwatch, _Finished, predict_rows
+from tilesegment.run.block import predict_rows
 from tilesegment.run.blockfile import BlockPixels
+from tilesegment.run.finished import Finished
 from tilesegment.run.job import Job, TraceSettings
+from tilesegment.run.stopwatch import Stopwatch
 from tilesegment.tiling.blend import BLEND_MODES, NODATA, PROBABILITY_MAX
 from tilesegment.tiling.plan import Plan
 from tilesegment.vector.trace import Fragments
@@ -203,7 +205,7 @@ def test_a_failing_model_stops_the_block(make_raster, rng) -> None:
 
 
 def test_few_finished_rows_wait_for_the_tracer_however_high_the_block_is() -> None:
-    finished = _Finished(Window(100, 7, 1000, 5), most=30)
+    finished = Finished(Window(100, 7, 1000, 5), most=30)
     band = BlockPixels(None, np.arange(50, dtype=np.uint8).reshape(10, 5))
     with ThreadPoolExecutor(1) as thread:
         producer = thread.submit(lambda: [finished.put(band) for _ in range(100)])

@@ -11,7 +11,8 @@ from typing import Any
 from tilesegment.errors import SettingsError
 from tilesegment.raster.source import Scene, open_scene
 from tilesegment.run.calibrate import calibrate_model
-from tilesegment.run.pipeline import Outputs, describe, run_predict
+from tilesegment.run.outputs import Outputs
+from tilesegment.run.pipeline import describe, run_predict
 from tilesegment.run.vectorize import vectorize_raster
 from tilesegment.settings import (
     Measure,

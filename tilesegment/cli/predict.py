@@ -59,7 +59,8 @@ def command(
         click.echo(_yaml(settings), nl=False)
         return
     from tilesegment.api import predict_settings
-    from tilesegment.run.pipeline import Outputs, describe, run_predict
+    from tilesegment.run.outputs import Outputs
+    from tilesegment.run.pipeline import describe, run_predict
 
     resolved = predict_settings(settings)
     outputs = Outputs(output, mask, probability, overlay)

@@ -14,9 +14,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,11 +25,13 @@ from numpy.typing import NDArray
 from tilesegment.errors import BlockFailedError
 from tilesegment.grid import Window
 from tilesegment.model.engines import Pending, Predictor, Setup, load_engine
-from tilesegment.raster.aoi import inside_aoi
 from tilesegment.raster.source import Pixels, Scene, gdal_environment
 from tilesegment.raster.values import blank_value
 from tilesegment.run.blockfile import BlockInfo, BlockPixels, new_block
+from tilesegment.run.finished import Finished
 from tilesegment.run.job import BlockTask, Job, trace_block
+from tilesegment.run.stopwatch import Stopwatch
+from tilesegment.run.tilerows import cut_tile, tile_rows, wanted_part
 from tilesegment.tiling.blend import NODATA, tile_weights
 from tilesegment.tiling.memory import rows_waiting
 from tilesegment.tiling.plan import Block
@@ -39,38 +40,6 @@ from tilesegment.vector.trace import Fragments
 # A worker process predicts one block at a time, however many threads its scheduler gives it.
 _ONE_BLOCK = threading.Lock()
 _loaded: dict[Any, Predictor] = {}
-
-
-@dataclass
-class Stopwatch:
-    """Seconds by stage; stages in several threads add up."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time that the body takes."""
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(name, time.perf_counter() - begin)
-
-    def add(self, name: str, seconds: float) -> None:
-        """Add to a stage's time."""
-        with self._lock:
-            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-
-
-@dataclass(frozen=True)
-class TileRow:
-    """One row of tiles, read: the pixels from its first tile's first column on, and which of them
-    may be written (valid and inside the area of interest)."""
-
-    index: int
-    pixels: Pixels
-    wanted: NDArray[np.bool_]
 
 
 def predict_block(
@@ -141,13 +110,17 @@ def predict_rows(
     weights = tile_weights(plan.tile, plan.overlap, job.blend)
     blender = predictor.blender(weights, window.width, plan.rows.start(block.tile_rows[0]))
     wanted: dict[int, NDArray[np.bool_] | None] = {}
-    finished = _Finished(window, rows_waiting(plan))
+    finished = Finished(window, rows_waiting(plan))
 
     def tiles() -> Iterator[tuple[int, int, Pixels]]:
-        for row in _tile_rows(scene, job, block, watch):
-            wanted[row.index] = _wanted(row, window.col - plan.cols.start(block.tile_cols[0]), window.width)
+        for row in tile_rows(scene, job, block, watch):
+            wanted[row.index] = wanted_part(
+                row, window.col - plan.cols.start(block.tile_cols[0]), window.width
+            )
             for col in block.tile_cols:
-                tile = _cut(row, plan.cols.start(col) - plan.cols.start(block.tile_cols[0]), plan.tile[1])
+                tile = cut_tile(
+                    row, plan.cols.start(col) - plan.cols.start(block.tile_cols[0]), plan.tile[1]
+                )
                 if tile is None:
                     counts.skipped += 1
                     tick()
@@ -209,12 +182,6 @@ def _info(task: BlockTask, predictor: Predictor, counts: Counts, watch: Stopwatc
     )
 
 
-def _wanted(row: TileRow, left: int, width: int) -> NDArray[np.bool_] | None:
-    """What may be written of a row of tiles, in the block's columns; None for nothing."""
-    part = row.wanted[:, left : left + width]
-    return part.copy() if part.any() else None
-
-
 def _only_wanted(
     blended: BlockPixels, rows: slice, wanted: NDArray[np.bool_] | None, several: bool
 ) -> BlockPixels:
@@ -234,66 +201,7 @@ def _only_wanted(
     return BlockPixels(kept(classes[rows]) if several and classes is not None else None, kept(probability))
 
 
-class _Finished:
-    """Finished rows on their way from the thread that blends to the one that traces.
-
-    window: of the block. most: rows that may wait; who puts more has to wait himself.
-    """
-
-    def __init__(self, window: Window, most: int) -> None:
-        self._bands: deque[tuple[int, BlockPixels]] = deque()
-        self._window, self._most = window, most
-        self._needed = self._filled = window.row
-        self._closed = False
-        self._changed = threading.Condition()
-
-    def put(self, pixels: BlockPixels) -> None:
-        """Take the next rows."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._filled - self._needed < self._most or self._closed)
-            if self._closed:
-                return
-            self._bands.append((self._filled, pixels))
-            self._filled += len(pixels.probability)
-            self._changed.notify_all()
-
-    def take(self, piece: Window) -> BlockPixels:
-        """The pixels of a window of the grid as soon as they are there. What is above it is forgotten.
-        Raises BlockFailedError where they never will be there."""
-        with self._changed:
-            self._needed = piece.row
-            while self._bands and self._bands[0][0] + len(self._bands[0][1].probability) <= piece.row:
-                self._bands.popleft()
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._filled >= piece.row_end or self._closed)
-            if self._filled < piece.row_end:
-                raise BlockFailedError("the block was not finished")
-            bands = [(row, pixels) for row, pixels in self._bands if row < piece.row_end]
-        cols = slice(piece.col - self._window.col, piece.col_end - self._window.col)
-
-        def cut(arrays: Iterator[tuple[int, NDArray[np.uint8]]]) -> NDArray[np.uint8]:
-            parts = [array[max(0, piece.row - row) : piece.row_end - row, cols] for row, array in arrays]
-            return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-        probability = cut((row, pixels.probability) for row, pixels in bands)
-        if bands[0][1].classes is None:
-            return BlockPixels(None, probability)
-        return BlockPixels(
-            cut((row, pixels.classes) for row, pixels in bands if pixels.classes is not None), probability
-        )
-
-    @contextmanager
-    def closing(self) -> Iterator[None]:
-        """After the body nothing more comes, or nothing more is wanted: nobody waits any longer."""
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._closed = True
-                self._changed.notify_all()
-
-
-def _trace(finished: _Finished, window: Window, job: Job, watch: Stopwatch, save: Sink) -> None:
+def _trace(finished: Finished, window: Window, job: Job, watch: Stopwatch, save: Sink) -> None:
     """Trace a block band by band, each as soon as its rows are there."""
     waited = Stopwatch()
 
@@ -307,56 +215,6 @@ def _trace(finished: _Finished, window: Window, job: Job, watch: Stopwatch, save
             with waited.stage("save"):
                 save.fragments(band, fragments)
         watch.add("trace", time.perf_counter() - begin - sum(waited.seconds.values()))
-
-
-def _tile_rows(scene: Scene, job: Job, block: Block, watch: Stopwatch) -> Iterator[TileRow]:
-    """The rows of tiles of a block, each read while the one before is being predicted."""
-    plan = job.plan
-    first, last = plan.cols.start(block.tile_cols[0]), plan.cols.start(block.tile_cols[-1])
-    width = last + plan.tile[1] - first
-    kept: list[Pixels] = []
-
-    def read(index: int) -> TileRow:
-        with watch.stage("read"), gdal_environment(job.scene.gdal):
-            top = plan.rows.start(index)
-            begin = top
-            if kept:
-                begin = plan.rows.start(index - 1) + plan.tile[0]
-            fresh = scene.read(Window(begin, first, top + plan.tile[0] - begin, width))
-            pixels = _below(kept.pop(), fresh, plan.tile[0]) if kept else fresh
-            kept.append(pixels)
-            wanted = pixels.valid
-            if job.aoi is not None:
-                wanted = wanted & inside_aoi(job.aoi, Window(top, first, plan.tile[0], width))
-            return TileRow(index, pixels, wanted)
-
-    with ThreadPoolExecutor(1) as reader:
-        ahead: Future[TileRow] = reader.submit(read, block.tile_rows[0])
-        for index in block.tile_rows:
-            row = ahead.result()
-            if index != block.tile_rows[-1]:
-                ahead = reader.submit(read, index + 1)
-            yield row
-
-
-def _below(above: Pixels, fresh: Pixels, rows: int) -> Pixels:
-    """The last `rows` rows of two reads, one below the other."""
-    kept = rows - fresh.valid.shape[0]
-    if kept <= 0:
-        return fresh
-    begin = above.valid.shape[0] - kept
-    return Pixels(
-        np.concatenate([above.values[:, begin:], fresh.values], axis=1),
-        np.concatenate([above.valid[begin:], fresh.valid]),
-    )
-
-
-def _cut(row: TileRow, col: int, width: int) -> Pixels | None:
-    """One tile; None where nothing of it will be written."""
-    cols = slice(col, col + width)
-    if not row.wanted[:, cols].any():
-        return None
-    return Pixels(row.pixels.values[:, :, cols], row.pixels.valid[:, cols])
 
 
 def _forward(

@@ -13,15 +13,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tilesegment.errors import InputError, OutputError, SettingsError
+from tilesegment.errors import InputError
 from tilesegment.grid import Grid
-from tilesegment.raster.sink import Band, category_sidecar, is_raster, write_band
+from tilesegment.raster.sink import Band, category_sidecar, write_band
 from tilesegment.raster.source import Scene, gdal_environment
 from tilesegment.report.overlay import write_overlay
 from tilesegment.run.blockfile import BlockInfo
 from tilesegment.run.executor import run_dask, run_serial
 from tilesegment.run.job import BlockTask, Job
 from tilesegment.run.ledger import Ledger, ledger_folder, open_ledger, write_atomic
+from tilesegment.run.outputs import Outputs, refuse_existing, refuse_foreign
 from tilesegment.run.prepare import Prepared, blank_warning, plan_memory, prepare
 from tilesegment.run.publish import (
     Mosaic,
@@ -43,66 +44,13 @@ from tilesegment.run.record import (
 )
 from tilesegment.settings import PredictSettings
 from tilesegment.vector.parallel import in_threads
-from tilesegment.vector.write import DRIVERS, Layer, is_vector, write_layer
+from tilesegment.vector.write import Layer, write_layer
 
 # Is told how many tiles are done, and of how many.
 Progress = Callable[[int, int], None]
 # Blocks traced again at a time, each holding a band.
 _TRACERS = 4
 _log = logging.getLogger("tilesegment")
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What a run writes. main: polygons or, with a raster extension, the mask."""
-
-    main: Path
-    mask: Path | None = None
-    probability: Path | None = None
-    overlay: Path | None = None
-
-    @property
-    def vector(self) -> Path | None:
-        """The file of polygons, if one is wanted."""
-        return self.main if is_vector(self.main) else None
-
-    @property
-    def masks(self) -> list[Path]:
-        """The class rasters."""
-        first = [] if is_vector(self.main) else [self.main]
-        return first + ([self.mask] if self.mask is not None else [])
-
-    @property
-    def record(self) -> Path:
-        """The run record, beside the main output."""
-        return self.main.with_name(self.main.name + ".json")
-
-    @property
-    def all(self) -> list[Path]:
-        """All but the record."""
-        optional = [self.mask, self.probability, self.overlay]
-        return [self.main, *(path for path in optional if path is not None)]
-
-    def check(self, source: str) -> None:
-        """Raises OutputError or SettingsError for names that cannot be written to."""
-        if not (is_vector(self.main) or is_raster(self.main)):
-            known = " ".join([*DRIVERS, ".tif"])
-            raise SettingsError(f"-o {self.main}: unknown extension; use one of {known}")
-        for path in (self.mask, self.probability):
-            if path is not None and not is_raster(path):
-                raise SettingsError(f"{path}: masks and probabilities are written as .tif")
-        if self.overlay is not None and self.overlay.suffix.lower() != ".png":
-            raise SettingsError(f"--overlay {self.overlay}: overlays are written as .png")
-        resolved = [path.resolve() for path in self.all]
-        if len(set(resolved)) < len(resolved):
-            raise SettingsError("two outputs have the same name")
-        for path in self.all:
-            if str(path).startswith(("/vsi", "s3:", "gs:", "az:", "http:", "https:")):
-                raise OutputError(f"{path}: outputs are written to local paths; copy them afterwards")
-            if not path.parent.is_dir():
-                raise OutputError(f"{path.parent}: no such folder")
-            if path.exists() and Path(source).exists() and path.samefile(source):
-                raise OutputError(f"{path}: is the input itself")
 
 
 @dataclass
@@ -134,7 +82,7 @@ def run_predict(
     """
     begin = time.perf_counter()
     outputs.check(source)
-    _refuse_existing(outputs, settings)
+    refuse_existing(outputs, settings)
     with ExitStack() as stack:
         stack.enter_context(gdal_environment(settings.gdal))
         folder = ledger_folder(outputs.main)
@@ -143,7 +91,7 @@ def run_predict(
         for line in warnings:
             _log.warning(line)
         ledger = stack.enter_context(open_ledger(outputs.main, prepared.key, settings.resume))
-        _refuse_foreign(outputs, settings, ledger)
+        refuse_foreign(outputs, settings, ledger)
         prepared = prepared.with_blocks(ledger.fixed)
         ledger.fix(prepared.fixed)
         with ThreadPoolExecutor(1) as beside:
@@ -325,24 +273,6 @@ def _output_grid(prepared: Prepared, settings: PredictSettings) -> Grid:
 def _reader(prepared: Prepared, settings: PredictSettings, read: Any) -> Any:
     region = prepared.job.plan.region
     return on_output_grid(read, prepared.grid, region, prepared.native, settings.match_input)
-
-
-def _refuse_existing(outputs: Outputs, settings: PredictSettings) -> None:
-    """An output that exists is an error, unless an interrupted run may have been about to finish."""
-    if settings.overwrite or ledger_folder(outputs.main).exists():
-        return
-    for path in outputs.all:
-        if path.exists():
-            raise OutputError(f"{path}: exists already; choose another name or give --overwrite")
-
-
-def _refuse_foreign(outputs: Outputs, settings: PredictSettings, ledger: Ledger) -> None:
-    """Beside a ledger, an output may only exist if the run that left the ledger was renaming its own."""
-    if settings.overwrite or ledger.publishing:
-        return
-    for path in outputs.all:
-        if path.exists():
-            raise OutputError(f"{path}: exists already; choose another name or give --overwrite")
 
 
 def _late_warnings(infos: list[BlockInfo], settings: PredictSettings, said: list[str]) -> list[str]:

@@ -1,0 +1,83 @@
+"""The pixels of a block, row of tiles by row of tiles, each read while the one before is predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilesegment.grid import Window
+from tilesegment.raster.aoi import inside_aoi
+from tilesegment.raster.source import Pixels, Scene, gdal_environment
+from tilesegment.run.job import Job
+from tilesegment.run.stopwatch import Stopwatch
+from tilesegment.tiling.plan import Block
+
+
+@dataclass(frozen=True)
+class TileRow:
+    """One row of tiles, read: the pixels from its first tile's first column on, and which of them
+    may be written (valid and inside the area of interest)."""
+
+    index: int
+    pixels: Pixels
+    wanted: NDArray[np.bool_]
+
+
+def tile_rows(scene: Scene, job: Job, block: Block, watch: Stopwatch) -> Iterator[TileRow]:
+    """The rows of tiles of a block, each read while the one before is being predicted."""
+    plan = job.plan
+    first, last = plan.cols.start(block.tile_cols[0]), plan.cols.start(block.tile_cols[-1])
+    width = last + plan.tile[1] - first
+    kept: list[Pixels] = []
+
+    def read(index: int) -> TileRow:
+        with watch.stage("read"), gdal_environment(job.scene.gdal):
+            top = plan.rows.start(index)
+            begin = top
+            if kept:
+                begin = plan.rows.start(index - 1) + plan.tile[0]
+            fresh = scene.read(Window(begin, first, top + plan.tile[0] - begin, width))
+            pixels = _below(kept.pop(), fresh, plan.tile[0]) if kept else fresh
+            kept.append(pixels)
+            wanted = pixels.valid
+            if job.aoi is not None:
+                wanted = wanted & inside_aoi(job.aoi, Window(top, first, plan.tile[0], width))
+            return TileRow(index, pixels, wanted)
+
+    with ThreadPoolExecutor(1) as reader:
+        ahead: Future[TileRow] = reader.submit(read, block.tile_rows[0])
+        for index in block.tile_rows:
+            row = ahead.result()
+            if index != block.tile_rows[-1]:
+                ahead = reader.submit(read, index + 1)
+            yield row
+
+
+def _below(above: Pixels, fresh: Pixels, rows: int) -> Pixels:
+    """The last `rows` rows of two reads, one below the other."""
+    kept = rows - fresh.valid.shape[0]
+    if kept <= 0:
+        return fresh
+    begin = above.valid.shape[0] - kept
+    return Pixels(
+        np.concatenate([above.values[:, begin:], fresh.values], axis=1),
+        np.concatenate([above.valid[begin:], fresh.valid]),
+    )
+
+
+def cut_tile(row: TileRow, col: int, width: int) -> Pixels | None:
+    """One tile; None where nothing of it will be written."""
+    cols = slice(col, col + width)
+    if not row.wanted[:, cols].any():
+        return None
+    return Pixels(row.pixels.values[:, :, cols], row.pixels.valid[:, cols])
+
+
+def wanted_part(row: TileRow, left: int, width: int) -> NDArray[np.bool_] | None:
+    """What may be written of a row of tiles, in the block's columns; None for nothing."""
+    part = row.wanted[:, left : left + width]
+    return part.copy() if part.any() else None
