@@ -22,6 +22,7 @@ from tilesegment.cli import logs, options
     type=click.Path(path_type=Path),
     default="dataset",
     show_default=True,
+    envvar=None,
     help="Folder of the data set.",
 )
 @options.option(
