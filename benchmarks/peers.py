@@ -24,6 +24,7 @@ import rasterio
 from measure import RESULTS, Measured, mosaic, plain_copy, run_measured, show, tilesegment, town
 from rasterio.windows import Window
 
+from tilesegment.model.export import graph_file
 from tilesegment.model.store import find_model
 
 TILE, OVERLAP = 512, 128
@@ -101,6 +102,8 @@ def main() -> None:
         "ours, defaults": pixels,
     }.items():
         commands[name] = ours(given.model, scene, output(work, name), *options)
+    # A network is converted once and kept; that is not part of what is compared.
+    graph_file(find_model(given.model), "openvino", (TILE, TILE))
     found: dict[str, list[Measured]] = {name: [] for name in commands}
     for _ in range(given.repeat):
         for name, command in commands.items():
