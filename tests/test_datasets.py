@@ -445,10 +445,10 @@ class TestDownload:
         url, handler = server
         handler.content = archive_of({"a/b.txt": b"x" * 50_000})
         with pytest.raises(InputError, match="run it again to go on"):
-            fetch_archive(url, None, None, tmp_path)
+            fetch_archive(url, None, tmp_path)
         half = (tmp_path / "archive.tar.part").stat().st_size
         assert 0 < half < len(handler.content)
-        fetch_archive(url, None, None, tmp_path)
+        fetch_archive(url, None, tmp_path)
         assert handler.asked == [None, f"bytes={half}-"]
         assert (tmp_path / "a/b.txt").read_bytes() == b"x" * 50_000
 
@@ -456,7 +456,7 @@ class TestDownload:
         url, handler = server
         handler.content, handler.broken = archive_of({"a.txt": b"x"}), False
         with pytest.raises(InputError, match=r"md5 is .*, not 123"):
-            fetch_archive(url, None, "123", tmp_path)
+            fetch_archive(url, "123", tmp_path)
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize("name", ["../out.txt", "/out.txt"])
@@ -466,7 +466,7 @@ class TestDownload:
         folder = tmp_path / "in"
         with contextlib.suppress(InputError):
             # Python removes the leading slash of an absolute name and refuses the other one.
-            fetch_archive(url, None, None, folder)
+            fetch_archive(url, None, folder)
         assert not (tmp_path / "out.txt").exists()
         assert not Path("/out.txt").exists()
 

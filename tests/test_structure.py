@@ -22,7 +22,7 @@ FLOORS = [
     {"evaluate", "datasets"},
     {"raster", "model", "vector"},
     {"tiling"},
-    {"settings", "grid", "errors"},
+    {"settings", "grid", "atomic", "errors"},
 ]
 # On one floor, only these look at a neighbour.
 NEIGHBOURS = {("vector", "model"), ("raster", "model")}

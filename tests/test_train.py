@@ -561,7 +561,13 @@ def test_weights_to_start_from(data: Path, tmp_path: Path) -> None:
     name = next(n for n in one if n.endswith("conv1.weight"))
     np.testing.assert_array_equal(one[name], other[name])
     _, _, notes = trained("voc2012", data / "voc", tmp_path / "c", "epochs=1", f"model.start={first}")
-    assert any("the classes differ" in note for note in notes)
+    assert any("weights are those of" in note for note in notes)
+    # Nothing is fetched where there are weights to start from; those of another network are refused.
+    start = (f"model.start={first}", "epochs=1")
+    trained("rooftop", data / "rooftop", tmp_path / "d", *start, "model.encoder_weights=imagenet")
+    other = (*start, "model.architecture=Unet", "model.encoder=mobilenet_v2")
+    with pytest.raises(ModelError, match=r"\d+ of \d+ weights of .*resnet18\) fit Unet/mobilenet_v2; set"):
+        trained("rooftop", data / "rooftop", tmp_path / "e", *other)
 
 
 def test_spawned_readers_give_the_same_weights(data: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tilesegment.raster.picture import read_colour
 from tilesegment.settings import nearest
 
 # COCO publishes no test annotations: its validation pictures stand for both.
+_YEAR = "2017"
 _FILES = {"train": "train", "val": "val", "test": "val"}
 
 
@@ -37,7 +38,6 @@ class CocoReader:
     root: Path
     classes: tuple[ModelClass, ...]
     numbers: tuple[tuple[int, int], ...]
-    year: str
     images: dict[str, tuple[int, ...]]
     gsd: float | None = None
     notes: tuple[str, ...] = field(default=())
@@ -48,7 +48,7 @@ class CocoReader:
 
     def read(self, split: str, index: int, rng: np.random.Generator | None = None) -> Sample:
         """See `Reader`."""
-        part = f"{_FILES[split]}{self.year}"
+        part = f"{_FILES[split]}{_YEAR}"
         coco = _annotations(str(self.root / "annotations" / f"instances_{part}.json"))
         entry = coco.imgs[self.images[split][index]]
         picture = read_colour(self.root / part / entry["file_name"])
@@ -76,7 +76,7 @@ class CocoReader:
         return label
 
 
-def open_coco(root: Path, *, foreground: Sequence[str] | None = None, year: str = "2017") -> CocoReader:
+def open_coco(root: Path, *, foreground: Sequence[str] | None = None) -> CocoReader:
     """`annotations/instances_{train,val}2017.json` with `train2017/` and `val2017/`.
 
     foreground: categories that become class 1 of two; without it all 80 are classes after the background.
@@ -97,11 +97,11 @@ def open_coco(root: Path, *, foreground: Sequence[str] | None = None, year: str 
     classes = tuple(map(ModelClass, labels, default_colours(len(labels))))
     images = {}
     for split, part in _FILES.items():
-        path = root / "annotations" / f"instances_{part}{year}.json"
+        path = root / "annotations" / f"instances_{part}{_YEAR}.json"
         if not path.is_file():
             raise InputError(f"{path}: no such file; COCO's annotations are expected there")
         images[split] = tuple(sorted(_annotations(str(path)).imgs))
-    return CocoReader(root, classes, tuple(sorted(numbers.items())), year, images)
+    return CocoReader(root, classes, tuple(sorted(numbers.items())), images)
 
 
 @lru_cache(maxsize=3)

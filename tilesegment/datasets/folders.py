@@ -33,7 +33,7 @@ def open_folders(
     distance: float = COLOUR_DISTANCE,
     ignore: Sequence[str] = (),
     foreground: Sequence[str] | None = None,
-    split_by: Mapping[str, Any] | None = None,
+    split_by: Mapping[str, Any],
     seed: int = 0,
 ) -> PairReader:
     """`SPLIT/images` + `SPLIT/masks`, `SPLIT/img` + `SPLIT/label`, `SPLIT` + `SPLIT_labels`, or `SPLIT/`
@@ -64,9 +64,7 @@ def open_folders(
     return PairReader(entries, splits, decode, merge, halves=halves, notes=notes)
 
 
-def _splits(
-    root: Path, split_by: Mapping[str, Any] | None, seed: int
-) -> tuple[dict[str, tuple[Pair, ...]], bool]:
+def _splits(root: Path, split_by: Mapping[str, Any], seed: int) -> tuple[dict[str, tuple[Pair, ...]], bool]:
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the data set with --data")
     found: dict[str, tuple[Pair, ...]] = {}
@@ -90,9 +88,7 @@ def _splits(
     if images is None or labels is None:
         raise InputError(f"{root}: holds neither train/ and val/ nor images/ with masks/")
     pairs = paired(images, labels)
-    parts = split(
-        [p.name for p in pairs], [""] * len(pairs), split_by or {"train": 0.9, "val": 0.1}, seed, str(root)
-    )
+    parts = split([p.name for p in pairs], [""] * len(pairs), split_by, seed, str(root))
     return {name: tuple(pairs[k] for k in indices) for name, indices in parts.items()}, False
 
 

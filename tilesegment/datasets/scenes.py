@@ -15,14 +15,12 @@ from rasterio.features import rasterize
 
 from tilesegment.datasets.sample import IGNORE, SPLITS, Sample
 from tilesegment.datasets.tiles import CLASSES
-from tilesegment.errors import InputError, SettingsError
-from tilesegment.grid import Grid, Window
+from tilesegment.errors import SettingsError
+from tilesegment.grid import Window
 from tilesegment.model.card import ModelClass
-from tilesegment.raster.aoi import read_aoi, region_of
+from tilesegment.raster.aoi import read_polygons, region_of
 from tilesegment.raster.source import Scene, open_scene
 from tilesegment.settings import nearest
-
-_VECTORS = (".gpkg", ".geojson", ".parquet", ".fgb", ".shp", ".json")
 
 
 @dataclass(frozen=True)
@@ -90,11 +88,11 @@ class _Opened:
     def __init__(self, place: Place, gsd: float | None) -> None:
         self.scene: Scene = open_scene(place.scene, gsd=gsd)
         grid = self.scene.grid
-        if grid.crs is None:
-            raise InputError(f"{place.scene}: has no CRS, so no footprint can be put on it")
-        self.footprints = _footprints(place.footprints, grid)
+        self.footprints = read_polygons(place.footprints, grid)
         self.tree = shapely.STRtree(self.footprints)
-        self.labelled = None if place.labelled is None else read_aoi(place.labelled, grid)
+        self.labelled = (
+            None if place.labelled is None else shapely.union_all(read_polygons(place.labelled, grid))
+        )
         self.region = grid.window if self.labelled is None else region_of(self.labelled, grid)
 
     def burnt(self, window: Window) -> NDArray[np.uint8]:
@@ -117,23 +115,6 @@ class _Opened:
 @lru_cache(maxsize=8)
 def _opened(place: Place, gsd: float | None) -> _Opened:
     return _Opened(place, gsd)
-
-
-def _footprints(path: str, grid: Grid) -> NDArray[Any]:
-    import geopandas
-    from pyogrio.errors import DataLayerError, DataSourceError
-
-    try:
-        if path.endswith(".parquet"):
-            frame = geopandas.read_parquet(path)
-        else:
-            frame = geopandas.read_file(path, columns=[])
-    except (DataSourceError, DataLayerError, OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
-    if not isinstance(frame, geopandas.GeoDataFrame) or frame.crs is None:
-        raise InputError(f"{path}: holds no geometry with a CRS")
-    geometry = shapely.make_valid(frame.to_crs(grid.crs).geometry.to_numpy())
-    return np.asarray(shapely.transform(geometry[~shapely.is_empty(geometry)], grid.to_pixel))
 
 
 def open_scenes(

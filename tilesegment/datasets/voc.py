@@ -17,24 +17,22 @@ _MD5 = "6cd6e144f989b92b3379bac3b3de84fd"
 _MASKS = "SegmentationClass"
 
 
-def open_voc(
-    root: Path, *, masks: str = _MASKS, test_list: str = "val", download: bool = False, url: str = ARCHIVE
-) -> PairReader:
+def open_voc(root: Path, *, masks: str = _MASKS, download: bool = False, url: str = ARCHIVE) -> PairReader:
     """The lists of `ImageSets/Segmentation`, `JPEGImages/NAME.jpg` and `SegmentationClass/NAME.png`, whose
     palette indices are the classes and whose 255 is ignored.
 
-    masks: folder of the masks, such as SegmentationClassAug. test_list: the list that stands for the test,
-    whose own masks are not published. download: fetch `url` (2 GB) where nothing is there yet.
+    masks: folder of the masks, such as SegmentationClassAug. The masks of the test are not published, so
+    val stands for it. download: fetch `url` (2 GB) where nothing is there yet.
     Raises InputError.
     """
     if download and not any((root / name / "ImageSets").is_dir() for name in _ROOTS):
-        fetch_archive(url, None, _MD5 if url == ARCHIVE else None, root)
+        fetch_archive(url, _MD5 if url == ARCHIVE else None, root)
     base = next((root / name for name in _ROOTS if (root / name / "ImageSets").is_dir()), None)
     if base is None:
         raise InputError(f"{root}: no Pascal VOC: VOCdevkit/VOC2012 with ImageSets/ is expected in it")
     splits = {
         name: tuple(_pairs(base, chosen, masks))
-        for name, chosen in (("train", "train"), ("val", "val"), ("test", test_list))
+        for name, chosen in (("train", "train"), ("val", "val"), ("test", "val"))
     }
     return PairReader(VOC, splits, Indices.of({**{k: k for k in range(len(VOC))}, 255: IGNORE}))
 

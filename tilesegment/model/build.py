@@ -86,12 +86,13 @@ class _TorchvisionNetwork(torch.nn.Module):
         self.model.load_state_dict(_fitting(self.model, state), strict=False)
 
 
-def load_weights(network: torch.nn.Module, model: ModelFile) -> int:
-    """Put those weights of a model file into a network that fit it by name and shape; how many."""
+def load_weights(network: torch.nn.Module, model: ModelFile) -> tuple[int, int]:
+    """Put those weights of a model file into a network that fit it by name and shape: (how many, of how
+    many)."""
     state = {name: torch.from_numpy(array).float() for name, array in read_weights(model).items()}
     fitting = _fitting(network, state)
     network.load_state_dict(fitting, strict=False)
-    return len(fitting)
+    return len(fitting), sum(values.is_floating_point() for values in network.state_dict().values())
 
 
 def _fitting(network: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

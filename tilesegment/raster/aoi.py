@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import shapely
 from affine import Affine
@@ -16,22 +18,35 @@ def read_aoi(path: str, grid: Grid) -> shapely.Geometry:
 
     Raises InputError where the file cannot be read or holds no area; SettingsError without a CRS.
     """
+    areas = read_polygons(path, grid, "--aoi ")
+    if not len(areas):
+        raise InputError(f"--aoi {path}: holds no polygon")
+    return shapely.union_all(areas)
+
+
+def read_polygons(path: str, grid: Grid, asked: str = "") -> NDArray[Any]:
+    """A vector file's polygons and multipolygons, valid, in pixel coordinates of the grid (n,).
+    asked: what messages say before the path.
+
+    Raises InputError where the file cannot be read; SettingsError where the grid has no CRS.
+    """
     import geopandas
     from pyogrio.errors import DataLayerError, DataSourceError
 
     if grid.crs is None:
-        raise SettingsError("--aoi needs a scene with a CRS")
+        raise SettingsError(f"{asked}{path}: areas need a scene with a CRS")
     try:
-        frame = geopandas.read_file(path, columns=[])
+        if path.endswith(".parquet"):
+            frame = geopandas.read_parquet(path)
+        else:
+            frame = geopandas.read_file(path, columns=[])
     except (DataSourceError, DataLayerError, OSError, ValueError) as error:
-        raise InputError(f"--aoi {path}: cannot be read ({' '.join(str(error).split())})") from error
+        raise InputError(f"{asked}{path}: cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(frame, geopandas.GeoDataFrame) or frame.crs is None:
-        raise InputError(f"--aoi {path}: holds no geometry with a CRS")
+        raise InputError(f"{asked}{path}: holds no geometry with a CRS")
     frame = frame[frame.geom_type.isin(["Polygon", "MultiPolygon"])]
-    area = shapely.union_all(shapely.make_valid(frame.to_crs(grid.crs).geometry.to_numpy()))
-    if shapely.is_empty(area):
-        raise InputError(f"--aoi {path}: holds no polygon")
-    return shapely.transform(area, grid.to_pixel)
+    areas = shapely.make_valid(frame.to_crs(grid.crs).geometry.to_numpy())
+    return np.asarray(shapely.transform(areas[~shapely.is_empty(areas)], grid.to_pixel))
 
 
 def region_of(area: shapely.Geometry, grid: Grid) -> Window:

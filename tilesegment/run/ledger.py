@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from tilesegment.atomic import write_text
 from tilesegment.errors import OutputError
 from tilesegment.run.blockfile import BlockInfo, check_block
 from tilesegment.tiling.plan import Block
@@ -80,7 +81,7 @@ class Ledger:
 
     def _write(self) -> None:
         state = {"key": self.key, "fixed": self.fixed, "publishing": self.publishing}
-        write_atomic(self.folder / _STATE, json.dumps(state, indent=1))
+        write_text(self.folder / _STATE, json.dumps(state, indent=1))
 
 
 def ledger_folder(output: Path) -> Path:
@@ -121,19 +122,6 @@ def open_ledger(output: Path, key: dict[str, Any], resume: bool = True) -> Itera
             # A run that saved nothing leaves nothing.
             if not any(folder.glob("*.block")):
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a small text file so that it is complete or unchanged. Raises OutputError."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def _take(lock: IO[str], output: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tilesegment.atomic import write_text
 from tilesegment.errors import InputError
 from tilesegment.grid import Grid
 from tilesegment.raster.sink import Band, category_sidecar, write_band
@@ -21,7 +22,7 @@ from tilesegment.report.overlay import write_overlay
 from tilesegment.run.blockfile import BlockInfo
 from tilesegment.run.executor import run_dask, run_serial
 from tilesegment.run.job import BlockTask, Job
-from tilesegment.run.ledger import Ledger, ledger_folder, open_ledger, write_atomic
+from tilesegment.run.ledger import Ledger, ledger_folder, open_ledger
 from tilesegment.run.outputs import Outputs, refuse_existing, refuse_foreign
 from tilesegment.run.prepare import Prepared, blank_warning, plan_memory, prepare
 from tilesegment.run.publish import (
@@ -113,7 +114,7 @@ def run_predict(
         record["counts"] |= counts
         record["seconds"]["write"] = round(time.perf_counter() - publishing, 3)
         record["seconds"]["wall"] = round(time.perf_counter() - begin, 3)
-        write_atomic(outputs.record, json.dumps(record, indent=1, default=str) + "\n")
+        write_text(outputs.record, json.dumps(record, indent=1, default=str) + "\n")
         ledger.remove()
     return Run(outputs, record)
 
@@ -196,7 +197,7 @@ def _write_outputs(
             publish(temporary, path)
         for path in outputs.masks:
             labels = prepared.job.model.card.labels
-            write_atomic(path.with_name(path.name + ".aux.xml"), category_sidecar(labels))
+            write_text(path.with_name(path.name + ".aux.xml"), category_sidecar(labels))
     except BaseException:
         for temporary, _ in ready:
             discard(temporary)

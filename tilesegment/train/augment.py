@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,12 @@ def resized(sample: Sample, size: tuple[int, int]) -> Sample:
     """A sample scaled to (rows, columns), as `Augment` with `resize` does it."""
     if sample.label.shape == size:
         return sample
-    return Augment([], size, "resize")(sample, 0)
+    return _resizer(size)(sample, 0)
+
+
+@lru_cache(maxsize=4)
+def _resizer(size: tuple[int, int]) -> Augment:
+    return Augment([], size, "resize")
 
 
 def _transform(step: dict[str, Any]) -> Any:

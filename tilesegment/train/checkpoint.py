@@ -8,8 +8,8 @@ as JSON in its header. Each is written under another name and renamed: a kill le
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tilesegment.atomic import replacing
 from tilesegment.errors import ModelError, OutputError
 from tilesegment.model.card import Card
 from tilesegment.model.store import save_model, usual_mode
@@ -29,7 +30,8 @@ def save_weights(path: Path, network: nn.Module, card: Card) -> None:
     """A model file of a network. Raises OutputError."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     arrays = {name: tensor.numpy() for name, tensor in weights.items() if tensor.is_floating_point()}
-    _atomic(path, lambda temporary: save_model(temporary, arrays, card))
+    with _replacing(path) as temporary:
+        save_model(temporary, arrays, card)
 
 
 def save_state(
@@ -54,12 +56,8 @@ def save_state(
                 scalars.setdefault(str(number), {})[key] = value
     groups = [{k: v for k, v in group.items() if k != "params"} for group in state["param_groups"]]
     everything = {"plain": plain, "scalars": scalars, "groups": groups}
-
-    def write(temporary: Path) -> None:
-        with usual_mode(temporary):
-            save_file(tensors, temporary, {"state": json.dumps(everything)})
-
-    _atomic(path, write)
+    with _replacing(path) as temporary, usual_mode(temporary):
+        save_file(tensors, temporary, {"state": json.dumps(everything)})
 
 
 def load_state(
@@ -93,13 +91,11 @@ def load_state(
     return plain
 
 
-def _atomic(path: Path, write: Callable[[Path], None]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """As `replacing`; safetensors reports a full disk as an error of its own."""
     try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary:
+            yield temporary
+    except SafetensorError as error:
         raise OutputError(f"{path}: cannot be written ({error})") from error

@@ -163,8 +163,8 @@ def parse_config(raw: Mapping[str, Any], where: str) -> TrainConfig:
 def plain(config: TrainConfig) -> dict[str, Any]:
     """As `parse_config` reads it: for the run folder."""
     raw = dataclasses.asdict(config)
-    for key, kind in (("data", DataConfig), ("optimizer", NamedConfig), ("scheduler", NamedConfig)):
-        if raw[key] is not None and "options" in {f.name for f in dataclasses.fields(kind)}:
+    for key in ("data", "optimizer", "scheduler"):
+        if raw[key] is not None:
             raw[key] |= raw[key].pop("options")
     return typing.cast(dict[str, Any], _as_lists(raw))
 

@@ -26,6 +26,7 @@ from tilesegment.datasets.sample import IGNORE, Reader
 from tilesegment.errors import InputError, SettingsError, TrainingError
 from tilesegment.evaluate.pixels import Confusion
 from tilesegment.model.card import Card
+from tilesegment.model.engines.torch import find_precision
 from tilesegment.model.store import RUN_BEST
 from tilesegment.settings import nearest
 from tilesegment.train.augment import Augment
@@ -107,9 +108,7 @@ class Trainer:
         weights = class_weights(config, reader, self._classes)
         self._loss = Loss(config.loss, len(card.classes), weights).to(self.device)
         self._optimizer = make_optimizer(config.optimizer, self.network)
-        count = len(reader.names("train"))
-        self._batches = len(self._keys(count, 0))
-        steps = math.ceil(self._batches / config.accumulate)
+        steps = math.ceil(len(self._keys(len(reader.names("train")), 0)) / config.accumulate)
         self._schedule = Schedule(config, self._optimizer, steps)
         self.precision = choose_precision(config.precision, self.device)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
@@ -374,8 +373,8 @@ def count(logits: Tensor, label: Tensor, classes: int) -> tuple[NDArray[np.int64
     cells = torch.bincount(truth * classes + found, minlength=classes**2)
     at_truth = probability.gather(1, truth[:, None])[:, 0]
     # sum over classes of (p - y)^2 = sum p^2 - 2 p_truth + 1.
-    squared = (probability.double() ** 2).sum() - 2 * at_truth.double().sum() + len(truth)
-    return cells.reshape(classes, classes).cpu().numpy(), float(squared)
+    squared = float((probability**2).sum()) - 2 * float(at_truth.sum()) + len(truth)
+    return cells.reshape(classes, classes).cpu().numpy(), squared
 
 
 def class_weights(config: TrainConfig, reader: Reader, classes: int) -> Tensor | None:
@@ -399,21 +398,23 @@ def class_weights(config: TrainConfig, reader: Reader, classes: int) -> Tensor |
     for index in np.linspace(0, total - 1, min(total, _COUNTED)).astype(int).tolist():
         label = reader.read("train", index, np.random.default_rng([config.seed, index])).label
         pixels += np.bincount(label[label != IGNORE], minlength=classes)[:classes]
-    share = pixels / max(1, pixels.sum())
+    if not pixels.any():
+        raise InputError("class_weights auto: the training pictures have no labelled pixel")
+    share = pixels / pixels.sum()
     weights = np.divide(1.0, classes * share, out=np.full(classes, np.nan), where=share > 0)
     return torch.tensor(np.nan_to_num(weights, nan=np.nanmax(weights)), dtype=torch.float32)
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """The precision of a run: bf16 where the device computes it natively, on older GPUs fp16."""
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    """The precision of a run: as in prediction, and bf16 on CPUs that compute it natively as well."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    if device.type == "cpu" and (capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")):
+    if (
+        name == "auto"
+        and device.type == "cpu"
+        and (capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    ):
         return "bf16"
-    return "fp32"
+    return find_precision(name, device)
 
 
 def read_workers(config: TrainConfig) -> int:

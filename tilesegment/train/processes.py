@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tilesegment.errors import SettingsError
+from tilesegment.model.engines.torch import find_device
 
 
 class Processes:
@@ -29,7 +29,7 @@ class Processes:
             self.rank = int(self._accelerator.process_index)
             self.device = self._accelerator.device
         else:
-            self.device = _device(device)
+            self.device = find_device(device)
 
     @property
     def is_first(self) -> bool:
@@ -54,17 +54,3 @@ class Processes:
         """Until all processes are here."""
         if self._accelerator is not None:
             self._accelerator.wait_for_everyone()
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = (
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise SettingsError(f"--device {name!r} is unknown; use auto, cpu, cuda, cuda:1 or mps") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SettingsError(f"--device {name}: this machine has no usable CUDA device")
-    return device

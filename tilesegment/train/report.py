@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tilesegment.errors import OutputError
+from tilesegment.atomic import write_text
 from tilesegment.evaluate.pixels import Confusion
 
 _COLUMNS = ("train_loss", "val_loss", "val_iou", "val_dice", "lr")
@@ -44,16 +44,6 @@ def write_metrics(folder: Path, history: Sequence[dict[str, float]]) -> None:
     write_text(folder / "metrics.csv", table.getvalue())
     lines = [json.dumps({k: None if np.isnan(v) else v for k, v in row.items()}) for row in history]
     write_text(folder / "metrics.jsonl", "\n".join(lines) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that it is complete or unchanged. Raises OutputError."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def report(

@@ -13,6 +13,7 @@ import torch
 import yaml
 from torch import nn
 
+from tilesegment.atomic import write_text
 from tilesegment.datasets.opening import open_reader
 from tilesegment.datasets.sample import Reader
 from tilesegment.errors import ModelError, OutputError
@@ -26,7 +27,7 @@ from tilesegment.train.config import TrainConfig, plain
 from tilesegment.train.loop import BEST, Status, Trainer, read_workers
 from tilesegment.train.plots import coloured, draw_confusion, draw_curves, draw_panels, laid_over, picture
 from tilesegment.train.processes import Processes
-from tilesegment.train.report import environment, report, write_metrics, write_text
+from tilesegment.train.report import environment, report, write_metrics
 
 _AERIAL_TILE = (512, 512)
 _CONFIG = "config.yaml"
@@ -71,6 +72,8 @@ def run_training(
     if processes.is_first:
         _open_folder(folder, config, going_on, resume, overwrite)
     processes.wait()
+    if resume and not going_on:
+        listener.note(f"{folder}: nothing was saved yet; starting at the first epoch")
     card = make_card(config, reader)
     torch.manual_seed(config.seed)
     if going_on:
@@ -127,15 +130,19 @@ def start_network(config: TrainConfig, card: Card, note: Callable[[str], None]) 
         except ModelError as error:
             weights = wanted.encoder_weights or "random"
             note(f"{error}; starting with {wanted.architecture} from {weights} weights")
-    network = build_network(card, wanted.encoder_weights)
-    if wanted.start not in (None, "coco"):
-        start = find_model(str(wanted.start))
-        if len(start.card.classes) == len(card.classes):
-            return load_network(start), replace(card, options=start.card.options)
-        taken = load_weights(network, start)
-        note(
-            f"{taken} weights of {start.name} taken over; the classes differ, so the last layer starts anew"
+    if wanted.start in (None, "coco"):
+        return build_network(card, wanted.encoder_weights), card
+    start = find_model(str(wanted.start))
+    network = build_network(card)
+    taken, total = load_weights(network, start)
+    # Another head is what starting is for; where less than half fits, the file is of another network.
+    if 2 * taken < total:
+        raise ModelError(
+            f"model.start: {taken} of {total} weights of {start.name} ({start.card.architecture}/"
+            f"{start.card.encoder}) fit {card.architecture}/{card.encoder}; set these to match"
         )
+    if taken < total:
+        note(f"{taken} of {total} weights are those of {start.name}; the others do not fit and start anew")
     return network, card
 
 

@@ -47,8 +47,8 @@ class TorchPredictor:
     """
 
     def __init__(self, model: ModelFile, setup: Setup) -> None:
-        self._device = _device(setup.device, setup.device_index)
-        self._precision = _precision(setup.precision, self._device)
+        self._device = find_device(setup.device, setup.device_index)
+        self._precision = find_precision(setup.precision, self._device)
         self._card, self._setup = model.card, setup
         self.on_cpu = self._device.type == "cpu"
         self.batch = setup.batch or (1 if self.on_cpu else _GPU_BATCH)
@@ -195,7 +195,9 @@ def _counted(probability: torch.Tensor) -> torch.Tensor:
     return (probability * FINE_MAX).round().to(torch.int32)
 
 
-def _device(name: str, index: int) -> torch.device:
+def find_device(name: str, index: int = 0) -> torch.device:
+    """A device by name; `auto` takes a GPU where there is one. index: which of several GPUs, where the name
+    does not say. Raises SettingsError where it is not to be had."""
     if name == "auto":
         if torch.cuda.is_available():
             name = "cuda"
@@ -218,7 +220,8 @@ def _device(name: str, index: int) -> torch.device:
     return device
 
 
-def _precision(name: str, device: torch.device) -> str:
+def find_precision(name: str, device: torch.device) -> str:
+    """The precision of a device; `auto` is bf16 on GPUs that have it, fp16 on older ones, else fp32."""
     if name != "auto":
         return name
     if device.type != "cuda":
