@@ -219,7 +219,17 @@ class TestColourFolders:
         decode = Colours(tuple((*map(int, row), k) for k, row in enumerate(palette)), distance=90)
         far = ((values.astype(float)[:, None] - palette.T[:, :, None, None]) ** 2).sum(axis=0)
         expected = np.where(far.min(axis=0) <= 90**2, far.argmin(axis=0), IGNORE)
-        np.testing.assert_array_equal(decode(values, "x"), expected)
+        if (expected == IGNORE).all():
+            with pytest.raises(InputError, match="none of its colours"):
+                decode(values, "x")
+        else:
+            np.testing.assert_array_equal(decode(values, "x"), expected)
+
+    def test_a_wrong_palette_is_one_line(self, tmp_path: Path) -> None:
+        root = layouts.colour_folders(tmp_path, "images+masks")
+        palette = {"red": [255, 0, 0], "yellow": [255, 255, 0]}
+        with pytest.raises(InputError, match=r"\.png: none of its colours, such as .*palette's$"):
+            first(opened("colour-folders", root, palette=palette))
 
     def test_ignored_and_wrong_palettes(self, tmp_path: Path) -> None:
         root = layouts.colour_folders(tmp_path, "images+masks")

@@ -89,7 +89,11 @@ class Colours:
             squared = ((colours - row[:3]) ** 2).sum(axis=1)
             nearer = squared < best
             best[nearer], index[nearer] = squared[nearer], int(row[3])
-        index[best > self.distance**2] = IGNORE
+        far = best > self.distance**2
+        if far.all():
+            shown = tuple(int(value) for value in colours[0])
+            raise InputError(f"{where}: none of its colours, such as {shown}, is one of the palette's")
+        index[far] = IGNORE
         return np.asarray(index[inverse].reshape(codes.shape), np.uint8)
 
 
