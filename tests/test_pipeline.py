@@ -368,28 +368,64 @@ class TestRefusals:
             tilesegment.predict(scene, out, model=name)
         assert out.read_text() == "precious"
 
+    @pytest.mark.parametrize("main", ["r.gpkg", "r.shp"])
     def test_a_crash_between_two_renames_is_finished_by_the_next_run(
-        self, scene, model, counter, tmp_path, monkeypatch
+        self, scene, model, counter, tmp_path, monkeypatch, main
     ) -> None:
-        name, out, mask = model(), tmp_path / "r.gpkg", tmp_path / "m.tif"
-        from tilesegment.run import pipeline
+        name, out, mask, overlay = model(), tmp_path / main, tmp_path / "m.tif", tmp_path / "o.png"
+        from tilesegment.run import publish
 
-        real = pipeline.publish
+        real, renamed, limit = os.replace, 0, 0
 
-        def once(temporary: Path, path: Path) -> None:
-            if path == mask:
-                raise OSError("power cut")
+        def stops(temporary: Path, path: Path) -> None:
+            nonlocal renamed
+            if renamed == limit:
+                raise RuntimeError("power cut")
+            renamed += 1
             real(temporary, path)
 
-        monkeypatch.setattr(pipeline, "publish", once)
-        with pytest.raises(OSError, match="power cut"):
-            tilesegment.predict(scene, out, mask=mask, model=name)
-        assert out.exists()
-        assert not mask.exists()
-        monkeypatch.setattr(pipeline, "publish", real)
-        record = tilesegment.predict(scene, out, mask=mask, model=name)
-        assert record["counts"]["blocks_predicted"] == 0
-        assert mask.exists()
+        monkeypatch.setattr(
+            publish.os, "replace", lambda a, b: (stops if "incomplete" in str(a) else real)(a, b)
+        )
+        files = 3 if main == "r.gpkg" else 7
+        for crash in range(files):
+            limit, renamed = crash, 0
+            with pytest.raises(RuntimeError, match="power cut"):
+                tilesegment.predict(scene, out, mask=mask, overlay=overlay, model=name, overwrite=crash > 0)
+            # The main output comes last: where it is, everything is.
+            assert not out.exists()
+            assert (overlay.exists(), mask.exists()) == (crash > 0, crash > 1)
+            limit, renamed = files, 0
+            record = tilesegment.predict(scene, out, mask=mask, overlay=overlay, model=name)
+            assert renamed == files
+            assert record["counts"]["blocks_predicted"] == 0
+            assert [path.exists() for path in (out, mask, overlay)] == [True] * 3
+            for path in tmp_path.iterdir():
+                if path.stem in {"r", "m", "o"}:
+                    path.unlink()
+
+    def test_a_crash_while_the_ledger_is_removed(
+        self, scene, model, counter, tmp_path, monkeypatch
+    ) -> None:
+        from tilesegment.run import ledger
+
+        def half(folder: Path, ignore_errors: bool = False) -> None:
+            if any(Path(folder).glob("*.block")):
+                (folder / "run.json").unlink()
+                raise RuntimeError("power cut")
+
+        name, out = model(), tmp_path / "r.tif"
+        with monkeypatch.context() as cut:
+            cut.setattr(ledger.shutil, "rmtree", half)
+            with pytest.raises(RuntimeError, match="power cut"):
+                tilesegment.predict(scene, out, model=name)
+        before = out.read_bytes()
+        assert not ledger_folder(out).exists()
+        with pytest.raises(OutputError, match="exists already"):
+            tilesegment.predict(scene, out, model=name)
+        assert out.read_bytes() == before
+        tilesegment.predict(scene, out, model=name, overwrite=True)
+        assert not [path.name for path in tmp_path.iterdir() if "partial" in path.name]
 
     def test_a_second_run_on_the_same_output(self, scene, model, counter, tmp_path: Path) -> None:
         from tilesegment.run.ledger import open_ledger

@@ -43,7 +43,7 @@ def calibrate_model(
     temporary = temporary_for(target)
     try:
         save_model(temporary, read_weights(model), replace(card, overlap=found.overlap))
-        publish(temporary, target)
+        publish(target)
     except BaseException:
         discard(temporary)
         raise

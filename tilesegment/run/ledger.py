@@ -76,12 +76,23 @@ class Ledger:
         self._write()
 
     def remove(self) -> None:
-        """All outputs are complete; nothing of the ledger is needed any more."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """All outputs are complete; nothing of the ledger is needed any more. It loses its name first: a
+        run killed here leaves no half of a ledger, which would be taken for an interrupted run's."""
+        discarded = _discarded(self.folder)
+        try:
+            self.folder.rename(discarded)
+        except OSError:
+            # Windows renames no folder of open files, and one must have the lock in hand.
+            discarded = self.folder
+        shutil.rmtree(discarded, ignore_errors=True)
 
     def _write(self) -> None:
         state = {"key": self.key, "fixed": self.fixed, "publishing": self.publishing}
         write_text(self.folder / _STATE, json.dumps(state, indent=1))
+
+
+def _discarded(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.done")
 
 
 def ledger_folder(output: Path) -> Path:
@@ -96,6 +107,7 @@ def open_ledger(output: Path, key: dict[str, Any], resume: bool = True) -> Itera
     Raises OutputError where another run holds it, or the folder cannot be written.
     """
     folder = ledger_folder(output)
+    shutil.rmtree(_discarded(folder), ignore_errors=True)
     try:
         folder.mkdir(exist_ok=True)
         lock = (folder / _LOCK).open("a+")

@@ -186,21 +186,18 @@ def _write_outputs(
     marks: dict[str, str],
 ) -> dict[str, int]:
     """Write every output under a temporary name, then give all of them their names."""
-    ready: list[tuple[Path, Path]] = []
     try:
         for path in outputs.all:
-            ready.append((temporary_for(path), path))
             discard(temporary_for(path))
         counts = _write_all(prepared, ledger, outputs, settings, marks)
         ledger.begin_publishing()
-        for temporary, path in ready:
-            publish(temporary, path)
         for path in outputs.masks:
             labels = prepared.job.model.card.labels
             write_text(path.with_name(path.name + ".aux.xml"), category_sidecar(labels))
+        publish(*outputs.all)
     except BaseException:
-        for temporary, _ in ready:
-            discard(temporary)
+        for path in outputs.all:
+            discard(temporary_for(path))
         raise
     return counts
 

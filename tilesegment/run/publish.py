@@ -188,12 +188,18 @@ def discard(path: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def publish(temporary: Path, path: Path) -> None:
-    """Give a complete output its name. Raises OutputError where the folder refuses."""
+def publish(*paths: Path) -> None:
+    """Give complete outputs their names, the last one first, so that all of them are there where the first
+    is. Slow disks are waited for before, not between. Raises OutputError where a folder refuses."""
+    files = {path: sidecars(temporary_for(path)) for path in paths}
     try:
-        for file in sidecars(temporary):
-            _flush(file)
-            os.replace(file, path.with_name(path.stem + file.name.removeprefix(temporary.stem)))
+        for path in paths:
+            for file in files[path]:
+                _flush(file)
+        for path in reversed(paths):
+            for file in files[path]:
+                ending = file.name.removeprefix(temporary_for(path).stem)
+                os.replace(file, path.with_name(path.stem + ending))
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
 

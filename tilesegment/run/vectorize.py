@@ -109,7 +109,7 @@ def _write(
             several_classes,
         )
         count = write_layer(temporary, layer, features)
-        publish(temporary, output)
+        publish(output)
     except BaseException:
         discard(temporary)
         raise
