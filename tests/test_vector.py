@@ -21,7 +21,7 @@ from tilesegment.tiling.plan import Plan
 from tilesegment.vector import seams
 from tilesegment.vector.attributes import attribute_columns, ground_size
 from tilesegment.vector.clean import clean
-from tilesegment.vector.rings import Ragged
+from tilesegment.vector.rings import Ragged, order_of
 from tilesegment.vector.seams import Features, join
 from tilesegment.vector.trace import Fragments, bands_of, trace, trace_bands
 
@@ -109,6 +109,17 @@ def test_statistics_are_those_of_the_pixels(mask, seed) -> None:
         assert features.pixels[k] == inside.sum() == geometry.area
         assert features.total[k] == probability[inside].sum()
         assert features.first[k] == np.flatnonzero(inside)[0]
+
+
+@pytest.mark.parametrize("far", [0, 2**40])
+def test_the_order_by_several_numbers(far: int) -> None:
+    # With numbers far apart it does not fit into one word.
+    rng = np.random.default_rng(0)
+    keys = rng.integers(-3, 3, (3, 500))
+    keys[1:, 0] += far
+    found = order_of(*keys)
+    assert sorted(map(tuple, keys.T.tolist())) == [tuple(row) for row in keys[:, found].T.tolist()]
+    assert order_of(*np.empty((2, 0), np.int64)).shape == (0,)
 
 
 def test_a_large_trace_sums_exactly() -> None:

@@ -1,13 +1,12 @@
 """One block as one file: pixels by bands of rows, fragments, and what happened.
 
-The file is a zip archive of stored members, each a zstd-compressed array: the archive's directory stands
+The file is a zip archive of stored members, zstd-compressed arrays: the archive's directory stands
 at its end and every member has a CRC, so a torn or damaged file is recognised. It is written under
 another name, band by band as rows are finished, then flushed to the disk and renamed.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import secrets
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from tilesegment.errors import OutputError
@@ -74,13 +74,13 @@ class BlockWriter:
         """Save a band of pixels whose first row is the block's row `row`."""
         for name, array in (("classes", pixels.classes), ("probability", pixels.probability)):
             if array is not None:
-                self._save(f"{name}/{row}", partial(_packed, [array]))
+                self._save(f"{name}/{row}", partial(_packed, pixels=array))
 
     def fragments(self, band: int, fragments: Fragments) -> None:
         """Save the fragments of a band, counted from the block's first."""
         if len(fragments):
-            arrays = [getattr(fragments, part.name) for part in fields(Fragments)]
-            self._save(f"fragments/{band}", partial(_packed, arrays))
+            arrays = {part.name: getattr(fragments, part.name) for part in fields(Fragments)}
+            self._save(f"fragments/{band}", partial(_packed, **arrays))
 
     def info(self, info: BlockInfo) -> None:
         """Save what is known of the block."""
@@ -143,7 +143,7 @@ def read_fragments(path: Path, band: int) -> Fragments:
         name = f"fragments/{band}"
         if name not in archive.NameToInfo:
             return no_fragments()
-        return Fragments(*_unpacked(archive, name, len(fields(Fragments))))
+        return Fragments(**_unpacked(archive, name))
 
 
 def read_rows(path: Path, begin: int, end: int) -> BlockPixels:
@@ -159,7 +159,7 @@ def read_rows(path: Path, begin: int, end: int) -> BlockPixels:
             bands = sorted(starts[kind])
             first = bisect_right(bands, begin) - 1
             touched = bands[first : bisect_left(bands, end)]
-            found = np.concatenate([_unpacked(archive, f"{kind}/{row}", 1)[0] for row in touched])
+            found = np.concatenate([_unpacked(archive, f"{kind}/{row}")["pixels"] for row in touched])
             return found[begin - bands[first] : end - bands[first]]
 
         return BlockPixels(rows("classes") if starts["classes"] else None, rows("probability"))
@@ -175,20 +175,17 @@ def read_bands(path: Path, rows: int) -> Iterator[tuple[int, BlockPixels]]:
         yield begin, read_rows(path, begin, end)
 
 
-def _packed(arrays: list[NDArray[Any]]) -> bytes:
-    buffer = io.BytesIO()
-    for array in arrays:
-        np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
-    raw = buffer.getbuffer()
+def _packed(**arrays: NDArray[Any]) -> bytes:
+    raw = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     compressed: bytes = _CODEC.compress(raw, asbytes=True)
     return len(raw).to_bytes(8, "little") + compressed
 
 
-def _unpacked(archive: zipfile.ZipFile, name: str, count: int) -> list[NDArray[Any]]:
+def _unpacked(archive: zipfile.ZipFile, name: str) -> dict[str, NDArray[Any]]:
     data = archive.read(name)
-    raw = _CODEC.decompress(data[8:], decompressed_size=int.from_bytes(data[:8], "little"), asbytes=True)
-    buffer = io.BytesIO(raw)
-    return [np.lib.format.read_array(buffer, allow_pickle=False) for _ in range(count)]
+    size = int.from_bytes(data[:8], "little")
+    raw = _CODEC.decompress(memoryview(data)[8:], decompressed_size=size, asbytes=True)
+    return safetensors.numpy.load(raw)
 
 
 def _sync_folder(folder: Path) -> None:

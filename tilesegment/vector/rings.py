@@ -155,6 +155,19 @@ class Ragged:
         return neighbours
 
 
+def order_of(*keys: IntArray) -> IntArray:
+    """The order by several whole-number keys, the first one counting most; equal rows in any order. As one
+    number where they fit into 63 bits, which is sorted many times faster."""
+    packed, room = np.zeros(len(keys[0]), np.int64), 1
+    for key in reversed(keys):
+        low = int(key.min(initial=0))
+        packed += (key - low) * room
+        room *= int(key.max(initial=0)) - low + 1
+        if room >= 2**63:
+            return np.asarray(np.lexsort(keys[::-1]), np.int64)
+    return np.argsort(packed)
+
+
 def ring_sums(rings: Ragged, edge_values: NDArray[Any]) -> NDArray[Any]:
     """Sums of a value of each edge over each ring. edge_values: (vertices - 1,), one for the step from
     each vertex to the next; steps from one ring to another are left out."""

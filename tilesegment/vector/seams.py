@@ -91,6 +91,8 @@ def join(
     """
     runs, values, corners = _first_pass(load, [key for group, _ in groups for key in group], connectivity)
     region = _regions(len(values), runs, values, corners, connectivity)
+    vertical = runs[:, 0] == 1
+    seams = np.unique(runs[vertical, 1]), np.unique(runs[~vertical, 1])
     if shared_outlines:
         load = _noded(load, runs)
     # Fragments of each region that were not met yet.
@@ -111,7 +113,7 @@ def join(
             np.subtract.at(left, of, 1)
         pieces, names = Fragments.concatenate(fresh), np.concatenate(fresh_names)
         whole = left[names] == 0
-        found.append(_united(pieces.only(whole), names[whole], connectivity, shared_outlines))
+        found.append(_united(pieces.only(whole), names[whole], seams, connectivity, shared_outlines))
         pieces, names = pieces.only(~whole), names[~whole]
         waiting = Features.concatenate(found)
         waiting = waiting[np.argsort(waiting.first, kind="stable")]
@@ -124,54 +126,42 @@ def join(
 
 def _first_pass(
     load: Callable[[Key], Fragments], keys: Sequence[Key], connectivity: int
-) -> tuple[IntArray, IntArray, list[tuple[int, int]]]:
+) -> tuple[IntArray, IntArray, IntArray]:
     """Runs of all fragments, numbered through, the class of each, and pairs that touch at a corner."""
     runs: list[IntArray] = [np.empty((0, 6), np.int64)]
     values: list[IntArray] = [np.empty(0, np.int64)]
-    corners: list[tuple[int, int]] = []
+    corners: list[IntArray] = [np.empty((0, 2), np.int64)]
     count = 0
     for key in keys:
         fragments = load(key)
         runs.append(fragments.renumbered_runs(count))
         values.append(fragments.value)
         if connectivity == 8:
-            corners.extend((a + count, b + count) for a, b in _corner_contacts(fragments))
+            corners.append(_corner_contacts(fragments) + count)
         count += len(fragments)
-    return np.concatenate(runs), np.concatenate(values), corners
+    return np.concatenate(runs), np.concatenate(values), np.concatenate(corners)
 
 
 def _regions(
     count: int,
     runs: IntArray,
     values: IntArray,
-    corners: list[tuple[int, int]],
+    corners: IntArray,
     connectivity: int,
 ) -> IntArray:
     """The region of each fragment, named by its smallest fragment."""
     parent = np.arange(count)
-
-    def root(node: int) -> int:
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = int(parent[node])
-        return node
-
-    for one, other in _pairs(_contacts(runs, connectivity), corners):
-        if values[one] == values[other]:
-            a, b = root(one), root(other)
-            parent[max(a, b)] = min(a, b)
-    # Parents are never larger, so one sweep of pointer jumping until nothing moves is enough.
-    while True:
-        jumped = parent[parent]
-        if np.array_equal(jumped, parent):
-            return parent
-        parent = jumped
-
-
-def _pairs(contacts: IntArray, corners: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Pairs of fragments in contact, from both sources."""
-    yield from map(tuple, contacts.tolist())
-    yield from corners
+    pairs = np.concatenate([_contacts(runs, connectivity), corners])
+    pairs = pairs[values[pairs[:, 0]] == values[pairs[:, 1]]]
+    while len(pairs):
+        # Larger roots go below smaller ones, all at once, then everything below its root (after Shiloach
+        # and Vishkin 1982). Parents are never larger, so that following them ends.
+        np.minimum.at(parent, pairs.max(axis=1), pairs.min(axis=1))
+        while not np.array_equal(jumped := parent[parent], parent):
+            parent = jumped
+        pairs = parent[pairs]
+        pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+    return parent
 
 
 def _contacts(runs: IntArray, connectivity: int) -> IntArray:
@@ -199,15 +189,15 @@ def _contacts(runs: IntArray, connectivity: int) -> IntArray:
     return np.concatenate(found)
 
 
-def _corner_contacts(fragments: Fragments) -> list[tuple[int, int]]:
-    """Pairs of fragments of one class that share a vertex: within a traced window these touch at a
+def _corner_contacts(fragments: Fragments) -> IntArray:
+    """Pairs of fragments of one class that share a vertex, (n, 2): within a traced window these touch at a
     corner; across windows of one block they are joined by their runs as well, which does no harm."""
     outlines = fragments.outlines
     owner = outlines.part_of_ring()[outlines.ring_of_vertex()]
     table = np.column_stack([fragments.value[owner], outlines.coords, owner])
     table = table[np.lexsort(table.T[::-1])]
     same = (table[1:, :3] == table[:-1, :3]).all(axis=1) & (table[1:, 3] != table[:-1, 3])
-    return [(int(a), int(b)) for a, b in zip(table[:-1, 3][same], table[1:, 3][same], strict=True)]
+    return np.column_stack([table[:-1, 3][same], table[1:, 3][same]])
 
 
 def _noded(load: Callable[[Key], Fragments], runs: IntArray) -> Callable[[Key], Fragments]:
@@ -226,14 +216,20 @@ def _noded(load: Callable[[Key], Fragments], runs: IntArray) -> Callable[[Key], 
     return noded
 
 
-def _united(pieces: Fragments, name: IntArray, connectivity: int, shared_outlines: bool) -> Features:
-    """The regions that consist of several fragments. name: the region of each."""
+def _united(
+    pieces: Fragments,
+    name: IntArray,
+    seams: tuple[IntArray, IntArray],
+    connectivity: int,
+    shared_outlines: bool,
+) -> Features:
+    """The regions that consist of several fragments. name: the region of each; seams: see `united`."""
     order = np.argsort(name, kind="stable")
     begin = np.flatnonzero(np.diff(name[order], prepend=-1))
     if not len(begin):
         return Features.none()
     if connectivity == 4 and not shared_outlines:
-        geometry = _in_chunks(canonical_outlines, united(pieces.outlines, name))
+        geometry = _in_chunks(canonical_outlines, united(pieces.outlines, name, seams))
     else:
         geometry = _in_chunks(_valid_outlines, pieces.outlines)[order]
         geometry = np.array(in_threads(shapely.union_all, np.split(geometry, begin[1:])))

@@ -1,56 +1,143 @@
 """Outlines of regions from those of their pieces, exact and for all regions at once; valid polygons from
 outlines.
 
-Every edge runs along pixel borders with its region on the right. Where two pieces of a region meet, their
-edges run against each other and cancel; what is left over, taken line by line, are the edges of the whole.
-Linking each one's end to the next one's beginning gives the rings.
+Every edge runs along pixel borders with its region on the right. Where two pieces of a region meet, on
+seams, their edges run against each other and cancel; what is left over, taken line by line, are edges of
+the whole. All other edges stay as they are: chains of them, from one seam to the next, are only linked
+anew, each one's end to the next one's beginning, which gives the rings.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
 from tilesegment.vector.outlines import closed_rings, cycles
-from tilesegment.vector.rings import Geometries, IntArray, Ragged
+from tilesegment.vector.rings import Geometries, IntArray, Ragged, order_of
 
 # Directions as they follow each other in right turns (rows count downwards).
 _EAST, _SOUTH, _WEST, _NORTH = range(4)
 
 
-def united(pieces: Ragged, region: IntArray) -> Ragged:
+@dataclass(frozen=True)
+class _Chains:
+    """Stretches of outlines, one after the other in `coords` (n, 2), each without its last point.
+
+    begins: (c + 1,) offsets into coords; start, end: (c, 2) first and last point; heading, arriving: (c,)
+    directions of the first and of the last edge; owner: (c,) region.
+    """
+
+    coords: IntArray
+    begins: IntArray
+    start: IntArray
+    end: IntArray
+    heading: IntArray
+    arriving: IntArray
+    owner: IntArray
+
+    @classmethod
+    def concatenate(cls, parts: list[_Chains]) -> _Chains:
+        sizes = np.concatenate([np.diff(part.begins) for part in parts])
+        names = ("coords", "start", "end", "heading", "arriving", "owner")
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return cls(begins=np.append(0, np.cumsum(sizes)), **columns)
+
+
+def united(pieces: Ragged, region: IntArray, seams: tuple[IntArray, IntArray]) -> Ragged:
     """The polygons of 4-connected regions, in ascending order of their number.
 
     pieces: outlines in whole coordinates, disjoint, as `trace_outlines` gives them; region: the number of
-    each piece's region.
+    each piece's region; seams: x of the vertical and y of the horizontal lines on which pieces meet.
     """
     ring_region = region[pieces.part_of_ring()]
+    on_seam = _on_seams(pieces, seams)
+    # The closing vertex of a ring, which no edge follows, is in none of these.
+    seam_edge = np.flatnonzero(on_seam)
+    counts = np.add.reduceat(on_seam, pieces.rings[:-1], dtype=np.int64)
+    whole = np.flatnonzero(counts == 0)
+    chains = _Chains.concatenate(
+        [
+            _left_over(pieces, seam_edge, ring_region[pieces.ring_of_vertex()[seam_edge]]),
+            _between_seams(pieces, on_seam, np.flatnonzero(counts), ring_region),
+        ]
+    )
+    order, rings = cycles(_following(chains))
+    sizes = np.diff(chains.begins)[order]
+    ends = np.cumsum(sizes)
+    index = np.arange(sizes.sum()) + np.repeat(chains.begins[:-1][order] - (ends - sizes), sizes)
+    linked, linked_rings = closed_rings(chains.coords[index], np.append(0, ends)[rings])
+    kept = pieces.with_rings(whole, np.arange(len(whole) + 1))
+    closed = Ragged(
+        np.concatenate([linked, kept.coords]),
+        np.concatenate([linked_rings, kept.rings[1:] + len(linked)]),
+        np.arange(len(rings) + len(whole)),
+    )
+    return _as_polygons(closed, np.append(chains.owner[order[rings[:-1]]], ring_region[whole]))
+
+
+def _on_seams(pieces: Ragged, seams: tuple[IntArray, IntArray]) -> NDArray[np.bool_]:
+    """Whether the edge from each vertex to the next one runs along a seam."""
     here, there = pieces.coords[:-1], pieces.coords[1:]
-    inside = np.ones(max(0, len(here)), np.bool_)
-    inside[pieces.rings[1:-1] - 1] = False
-    owner = ring_region[pieces.ring_of_vertex()[:-1]]
-    starts, ends, directions, owners = [], [], [], []
+    found = np.zeros(len(pieces.coords), np.bool_)
+    for across, lines in enumerate(seams):
+        table = np.zeros(int(max(pieces.coords[:, across].max(), lines.max(initial=0))) + 1, np.bool_)
+        table[lines] = True
+        found[:-1] |= (here[:, across] == there[:, across]) & table[here[:, across]]
+    found[pieces.rings[1:] - 1] = False
+    return found
+
+
+def _left_over(pieces: Ragged, edge: IntArray, owner: IntArray) -> _Chains:
+    """What is left of edges on seams, each a chain of its own."""
+    here, there = pieces.coords[edge], pieces.coords[edge + 1]
+    found = []
     for axis, onward, back in ((0, _EAST, _WEST), (1, _SOUTH, _NORTH)):
-        along = inside & (here[:, axis] != there[:, axis])
-        line, begin, end, sign, of = _remaining(
+        along = here[:, axis] != there[:, axis]
+        line, low, high, sign, of = _remaining(
             owner[along], here[along, 1 - axis], here[along, axis], there[along, axis]
         )
-        forward = sign > 0
-        points = [np.empty((len(line), 2), np.int64) for _ in range(2)]
-        for point, place in zip(
-            points, (np.where(forward, begin, end), np.where(forward, end, begin)), strict=True
-        ):
-            point[:, axis], point[:, 1 - axis] = place, line
-        starts.append(points[0])
-        ends.append(points[1])
-        directions.append(np.where(forward, onward, back))
-        owners.append(of)
-    start, end_point = np.concatenate(starts), np.concatenate(ends)
-    direction, of = np.concatenate(directions), np.concatenate(owners)
-    order, rings = cycles(_following(start, end_point, direction, of))
-    closed = Ragged(*closed_rings(start[order], rings), np.arange(len(rings)))
-    return _as_polygons(closed, of[order[rings[:-1]]])
+        start, end = np.empty((len(line), 2), np.int64), np.empty((len(line), 2), np.int64)
+        start[:, 1 - axis] = end[:, 1 - axis] = line
+        start[:, axis], end[:, axis] = np.where(sign > 0, (low, high), (high, low))
+        heading = np.where(sign > 0, onward, back)
+        found.append(_Chains(start, np.arange(len(line) + 1), start, end, heading, heading, of))
+    return _Chains.concatenate(found)
+
+
+def _between_seams(
+    pieces: Ragged, on_seam: NDArray[np.bool_], touched: IntArray, ring_region: IntArray
+) -> _Chains:
+    """The stretches off the seams of the rings that touch one."""
+    begin, sizes = pieces.rings[:-1][touched], np.diff(pieces.rings)[touched] - 1
+    ends = np.cumsum(sizes)
+    place = np.arange(sizes.sum()) - np.repeat(ends - sizes, sizes)
+    # Each ring from behind its first edge on a seam, so that its last one is on a seam.
+    seam = np.flatnonzero(on_seam)
+    first = seam[np.searchsorted(seam, begin)] - begin + 1
+    edge = np.repeat(begin, sizes) + (place + np.repeat(first, sizes)) % np.repeat(sizes, sizes)
+    on = on_seam[edge]
+    before = np.append(True, on[:-1])
+    free = np.flatnonzero(~on)
+    opening, closing = np.flatnonzero(before & ~on), np.flatnonzero(on & ~before)
+    start, last = edge[opening], edge[closing - 1]
+    return _Chains(
+        coords=pieces.coords[edge[free]],
+        begins=np.append(0, np.cumsum(closing - opening)),
+        start=pieces.coords[start],
+        end=pieces.coords[last + 1],
+        heading=_direction(pieces.coords[start], pieces.coords[start + 1]),
+        arriving=_direction(pieces.coords[last], pieces.coords[last + 1]),
+        owner=np.repeat(ring_region[touched], sizes)[opening],
+    )
+
+
+def _direction(here: IntArray, there: IntArray) -> IntArray:
+    across = np.where(there[:, 0] > here[:, 0], _EAST, _WEST)
+    down = np.where(there[:, 1] > here[:, 1], _SOUTH, _NORTH)
+    return np.where(here[:, 1] == there[:, 1], across, down)
 
 
 def canonical_outlines(outlines: Ragged) -> Geometries:
@@ -67,7 +154,7 @@ def _split_where_touching(outlines: Ragged) -> Ragged:
     inner = np.ones(len(visit_ring), np.bool_)
     inner[outlines.rings[1:] - 1] = False
     visit_ring, points = visit_ring[inner], outlines.coords[inner]
-    order = np.lexsort((points[:, 0], points[:, 1], visit_ring))
+    order = order_of(visit_ring, points[:, 1], points[:, 0])
     ring, point = visit_ring[order], points[order]
     again = np.flatnonzero((ring[1:] == ring[:-1]) & (point[1:] == point[:-1]).all(axis=1))
     if not len(again):
@@ -92,7 +179,7 @@ def _remaining(
     change = np.concatenate([np.ones_like(begin), -np.ones_like(begin)])
     # An edge counts +1 from where it begins on and -1 from where it ends on, whichever comes first.
     event_line, event_owner = np.tile(line, 2), np.tile(owner, 2)
-    order = np.lexsort((place, event_line, event_owner))
+    order = order_of(event_owner, event_line, place)
     event_owner, event_line, place = event_owner[order], event_line[order], place[order]
     change = change[order]
     first = np.ones(len(place), np.bool_)
@@ -112,22 +199,31 @@ def _remaining(
     return event_line[at[kept]], place[at[kept]], place[at[kept + 1]], level[kept], event_owner[at[kept]]
 
 
-def _following(start: IntArray, end: IntArray, direction: IntArray, owner: IntArray) -> IntArray:
-    """For each edge the one that goes on from its end: that to the right where a region touches itself at a
-    corner, else the only one there is."""
-    span_x, span_y = int(start[:, 0].max()) + 1, int(start[:, 1].max()) + 1
-    names = np.unique(owner, return_inverse=True)[1].reshape(-1)
+def _following(chains: _Chains) -> IntArray:
+    """For each chain the one that goes on from its end: that to the right where a region touches itself at
+    a corner, else the only one there is, straight on or to the left."""
+    if not len(chains.owner):
+        return np.empty(0, np.int64)
+    low = chains.start.min(axis=0)
+    span_x, span_y = (chains.start.max(axis=0) - low + 1).tolist()
+    names = np.unique(chains.owner, return_inverse=True)[1].reshape(-1)
 
     def key(points: IntArray, heading: IntArray) -> IntArray:
-        return ((names * span_y + points[:, 1]) * span_x + points[:, 0]) * 4 + heading
+        shifted = points - low
+        place: IntArray = (names * span_y + shifted[:, 1]) * span_x + shifted[:, 0]
+        return place * 4 + heading
 
-    leaving = key(start, direction)
+    leaving = key(chains.start, chains.heading)
     order = np.argsort(leaving)
     leaving = leaving[order]
-    right = key(end, (direction + 1) % 4)
-    found = np.minimum(np.searchsorted(leaving, right), len(leaving) - 1)
-    left = leaving[found] != right
-    found[left] = np.searchsorted(leaving, key(end, (direction + 3) % 4)[left])
+    found = np.zeros(len(leaving), np.int64)
+    missing = np.ones(len(leaving), np.bool_)
+    for turn in (1, 0, 3):
+        wanted = key(chains.end, (chains.arriving + turn) % 4)
+        place = np.minimum(np.searchsorted(leaving, wanted), len(leaving) - 1)
+        hit = missing & (leaving[place] == wanted)
+        found[hit] = place[hit]
+        missing &= ~hit
     return np.asarray(order[found], np.int64)
 
 
