@@ -19,11 +19,11 @@ from tilesegment.tiling.plan import Block
 
 @dataclass(frozen=True)
 class TileRow:
-    """One row of tiles, read: the pixels from its first tile's first column on, and which of them
-    may be written (valid and inside the area of interest)."""
+    """One row of tiles, read: the pixels from its first tile's first column on, as bands of rows one below
+    the other, and which of them may be written (valid and inside the area of interest)."""
 
     index: int
-    pixels: Pixels
+    bands: tuple[Pixels, ...]
     wanted: NDArray[np.bool_]
 
 
@@ -32,21 +32,21 @@ def tile_rows(scene: Scene, job: Job, block: Block, watch: Stopwatch) -> Iterato
     plan = job.plan
     first, last = plan.cols.start(block.tile_cols[0]), plan.cols.start(block.tile_cols[-1])
     width = last + plan.tile[1] - first
-    kept: list[Pixels] = []
+    above: tuple[Pixels, ...] = ()
 
     def read(index: int) -> TileRow:
+        nonlocal above
         with watch.stage("read"), gdal_environment(job.scene.gdal):
-            top = plan.rows.start(index)
-            begin = top
-            if kept:
+            top = begin = plan.rows.start(index)
+            bands: tuple[Pixels, ...] = ()
+            if above:
                 begin = plan.rows.start(index - 1) + plan.tile[0]
-            fresh = scene.read(Window(begin, first, top + plan.tile[0] - begin, width))
-            pixels = _below(kept.pop(), fresh, plan.tile[0]) if kept else fresh
-            kept.append(pixels)
-            wanted = pixels.valid
+                bands = _last_rows(above, begin - top)
+            above = bands = (*bands, scene.read(Window(begin, first, top + plan.tile[0] - begin, width)))
+            wanted = np.concatenate([band.valid for band in bands])
             if job.aoi is not None:
                 wanted = wanted & inside_aoi(job.aoi, Window(top, first, plan.tile[0], width))
-            return TileRow(index, pixels, wanted)
+            return TileRow(index, bands, wanted)
 
     with ThreadPoolExecutor(1) as reader:
         ahead: Future[TileRow] = reader.submit(read, block.tile_rows[0])
@@ -57,16 +57,16 @@ def tile_rows(scene: Scene, job: Job, block: Block, watch: Stopwatch) -> Iterato
             yield row
 
 
-def _below(above: Pixels, fresh: Pixels, rows: int) -> Pixels:
-    """The last `rows` rows of two reads, one below the other."""
-    kept = rows - fresh.valid.shape[0]
-    if kept <= 0:
-        return fresh
-    begin = above.valid.shape[0] - kept
-    return Pixels(
-        np.concatenate([above.values[:, begin:], fresh.values], axis=1),
-        np.concatenate([above.valid[begin:], fresh.valid]),
-    )
+def _last_rows(bands: tuple[Pixels, ...], rows: int) -> tuple[Pixels, ...]:
+    """Copies of the last rows, so that the rest need not stay in memory."""
+    found: tuple[Pixels, ...] = ()
+    for band in reversed(bands):
+        height = min(rows, len(band.valid))
+        if height:
+            begin = len(band.valid) - height
+            found = (Pixels(band.values[:, begin:].copy(), band.valid[begin:].copy()), *found)
+            rows -= height
+    return found
 
 
 def cut_tile(row: TileRow, col: int, width: int) -> Pixels | None:
@@ -74,7 +74,12 @@ def cut_tile(row: TileRow, col: int, width: int) -> Pixels | None:
     cols = slice(col, col + width)
     if not row.wanted[:, cols].any():
         return None
-    return Pixels(row.pixels.values[:, :, cols], row.pixels.valid[:, cols])
+    if len(row.bands) == 1:
+        return Pixels(row.bands[0].values[:, :, cols], row.bands[0].valid[:, cols])
+    return Pixels(
+        np.concatenate([band.values[:, :, cols] for band in row.bands], axis=1),
+        np.concatenate([band.valid[:, cols] for band in row.bands]),
+    )
 
 
 def wanted_part(row: TileRow, left: int, width: int) -> NDArray[np.bool_] | None:

@@ -83,8 +83,8 @@ def worst_memory(plan: Plan, load: Load) -> Memory:
         process=load.process_bytes + GDAL_CACHE_BYTES,
         model=load.model_bytes,
         forward=load.lanes * load.batch * (load.activation_bytes + 2 * tile_bytes),
-        # The strip read, the strip read ahead and their join; sums of classes and weights.
-        strip=strip_pixels * (3 * source + 4 * load.channels + 4 + 8),
+        # The strip in use and the one read ahead; sums of classes and weights.
+        strip=strip_pixels * (2 * source + 4 * load.channels + 4 + 8),
         # Probability, and the class where there are several; a band more on its way to the file.
         finished=min(rows_waiting(plan) + plan.tile[0], height) * width * (1 if load.channels == 1 else 2),
         trace=min(TRACE_ROWS, height) * width * TRACE_BYTES,

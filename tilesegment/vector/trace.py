@@ -228,9 +228,9 @@ def _probability_sums(
     # Sums wrap around harmlessly as long as the largest result fits.
     kind = np.uint32 if probability.size < 2**32 // 256 else np.uint64
     integral = np.zeros((probability.shape[0] + 1, probability.shape[1] + 1), kind)
-    np.cumsum(probability.astype(kind), axis=1, out=integral[1:, 1:])
-    # Whole rows at a time: numpy's own sum along columns takes eight times as long.
-    for above, row in pairwise(integral):
+    # Row by row: numpy's own sum along columns takes eight times as long.
+    for (above, row), values in zip(pairwise(integral), probability, strict=True):
+        np.cumsum(values, dtype=kind, out=row[1:])
         row += above
     at_vertex = integral[outlines.coords[:, 1], outlines.coords[:, 0]]
     x = outlines.coords[:, 0]
