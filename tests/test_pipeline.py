@@ -26,6 +26,7 @@ import tilesegment
 from tests.fakes import Wavy, fake_card
 from tilesegment.errors import InputError, OutputError, SettingsError, TilesegmentError
 from tilesegment.model.store import save_model
+from tilesegment.raster.source import gdal_environment
 from tilesegment.run import block as block_module
 from tilesegment.run.ledger import ledger_folder
 from tilesegment.tiling import memory
@@ -403,6 +404,34 @@ class TestRefusals:
             for path in tmp_path.iterdir():
                 if path.stem in {"r", "m", "o"}:
                     path.unlink()
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt(), OutputError("a block cannot be read")])
+    def test_what_stops_the_polygons_is_not_taken_for_a_full_disk(
+        self, scene, model, counter, tmp_path, monkeypatch, error
+    ) -> None:
+        def stopped(*arguments: Any) -> Any:
+            raise error
+            yield
+
+        out, name = tmp_path / "r.gpkg", model()
+        with monkeypatch.context() as cut:
+            cut.setattr("tilesegment.run.pipeline.whole_features", stopped)
+            with pytest.raises(type(error)) as found:
+                tilesegment.predict(scene, out, model=name)
+        assert found.value is error
+        assert tilesegment.predict(scene, out, model=name)["counts"]["blocks_predicted"] == 0
+
+    @pytest.mark.parametrize("size", ["64", "64MB", "64000000"])
+    def test_the_size_of_gdals_cache(self, size: str) -> None:
+        from rasterio.env import getenv
+
+        with gdal_environment((("GDAL_CACHEMAX", size),)):
+            assert getenv()["GDAL_CACHEMAX"] == 64_000_000
+        with (
+            pytest.raises(SettingsError, match="no amount of memory"),
+            gdal_environment((("GDAL_CACHEMAX", "x"),)),
+        ):
+            pass
 
     def test_a_crash_while_the_ledger_is_removed(
         self, scene, model, counter, tmp_path, monkeypatch

@@ -61,13 +61,18 @@ def _write(level: str, message: str) -> None:
         click.echo(prefix + message, err=True)
 
 
+def _watched() -> bool:
+    # There is no stderr at all where the caller closed it.
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 class ProgressBar:
     """What is done, on stderr, only where somebody watches; call it with (done, total, and perhaps a few
     words)."""
 
     def __init__(self, label: str) -> None:
         self._label = label
-        self._shown = verbosity() >= 0 and not _state["json"] and sys.stderr.isatty()
+        self._shown = verbosity() >= 0 and not _state["json"] and _watched()
         self._bar: Any = None
 
     def __call__(self, done: int, total: int, words: str = "") -> None:

@@ -25,6 +25,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from tilesegment.errors import InputError, SettingsError
 from tilesegment.grid import Grid, Window
+from tilesegment.settings import parse_bytes
 from tilesegment.tiling.memory import GDAL_CACHE_BYTES
 
 # A scene this much finer or coarser than the model's pixel is resampled to it.
@@ -75,8 +76,18 @@ def gdal_environment(options: tuple[tuple[str, str], ...] = ()) -> Iterator[None
         "GDAL_HTTP_MAX_RETRY": 4,
         "GDAL_HTTP_RETRY_DELAY": 1,
     }
-    with rasterio.Env(**{**defaults, **dict(options)}):
+    given: dict[str, Any] = dict(options)
+    if "GDAL_CACHEMAX" in given:
+        given["GDAL_CACHEMAX"] = _cache_bytes(given["GDAL_CACHEMAX"])
+    with rasterio.Env(**{**defaults, **given}):
         yield
+
+
+def _cache_bytes(text: str) -> int:
+    """As GDAL reads it: small numbers are megabytes. Raises SettingsError."""
+    if text.isdigit():
+        return int(text) if int(text) >= 100_000 else int(text) * 1_000_000
+    return parse_bytes(text)
 
 
 def open_scene(

@@ -75,6 +75,8 @@ def write_layer(path: Path, layer: Layer, batches: Iterator[Features]) -> int:
             if driver == "GPKG":
                 _add_style(path, layer)
     except (OSError, RuntimeError) as error:
+        if counter.error is not None:
+            raise counter.error from None
         if isinstance(error, OutputError):
             raise
         raise OutputError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
@@ -82,14 +84,22 @@ def write_layer(path: Path, layer: Layer, batches: Iterator[Features]) -> int:
 
 
 class _Counter:
-    """Counts the rows that pass, and keeps the error that Arrow's stream would hide."""
+    """Counts the rows that pass, and keeps what stops them: a signal too would reach the driver as no more
+    than an unreadable stream."""
 
     rows = 0
+    error: BaseException | None = None
 
     def count(self, tables: Iterator[Any]) -> Iterator[Any]:
-        for table in tables:
-            self.rows += table.num_rows
-            yield table
+        try:
+            for table in tables:
+                self.rows += table.num_rows
+                yield table
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self.error = error
+            raise
 
 
 def _target_crs(layer: Layer, driver: str) -> str | None:
