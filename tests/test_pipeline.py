@@ -26,7 +26,6 @@ import tilesegment
 from tests.fakes import Wavy, fake_card
 from tilesegment.errors import InputError, OutputError, SettingsError, TilesegmentError
 from tilesegment.model.store import save_model
-from tilesegment.raster.source import gdal_environment
 from tilesegment.run import block as block_module
 from tilesegment.run.ledger import ledger_folder
 from tilesegment.tiling import memory
@@ -421,17 +420,16 @@ class TestRefusals:
         assert found.value is error
         assert tilesegment.predict(scene, out, model=name)["counts"]["blocks_predicted"] == 0
 
-    @pytest.mark.parametrize("size", ["64", "64MB", "64000000"])
-    def test_the_size_of_gdals_cache(self, size: str) -> None:
-        from rasterio.env import getenv
-
-        with gdal_environment((("GDAL_CACHEMAX", size),)):
-            assert getenv()["GDAL_CACHEMAX"] == 64_000_000
-        with (
-            pytest.raises(SettingsError, match="no amount of memory"),
-            gdal_environment((("GDAL_CACHEMAX", "x"),)),
-        ):
-            pass
+    def test_a_folder_that_cannot_be_written_is_known_before(
+        self, scene, model, counter, tmp_path, monkeypatch
+    ) -> None:
+        # Root may write everywhere, so that the system's answer is played.
+        locked = tmp_path / "locked"
+        locked.mkdir()
+        monkeypatch.setattr("tilesegment.run.outputs.os.access", lambda path, mode: path != locked)
+        with pytest.raises(OutputError, match="locked: cannot be written to"):
+            tilesegment.predict(scene, tmp_path / "r.gpkg", mask=locked / "m.tif", model=model())
+        assert counter.calls == 0
 
     def test_a_crash_while_the_ledger_is_removed(
         self, scene, model, counter, tmp_path, monkeypatch

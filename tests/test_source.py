@@ -13,7 +13,7 @@ from rasterio.shutil import copy as copy_raster
 
 from tilesegment.errors import InputError, SettingsError
 from tilesegment.grid import Window
-from tilesegment.raster.source import open_scene
+from tilesegment.raster.source import gdal_environment, open_scene
 from tilesegment.raster.values import blank_edge, blank_value, value_range
 
 RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
@@ -293,3 +293,16 @@ def test_a_scene_over_http_is_read_and_identified(make_raster, rng, tmp_path: Pa
                 assert scene_identity(scene)[0].startswith(url)
     finally:
         server.shutdown()
+
+
+@pytest.mark.parametrize("size", ["64", "64MB", "64000000"])
+def test_the_size_of_gdals_cache(size: str) -> None:
+    from rasterio.env import getenv
+
+    with gdal_environment((("GDAL_CACHEMAX", size),)):
+        assert getenv()["GDAL_CACHEMAX"] == 64_000_000
+    with (
+        pytest.raises(SettingsError, match="no amount of memory"),
+        gdal_environment((("GDAL_CACHEMAX", "x"),)),
+    ):
+        pass

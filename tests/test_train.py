@@ -25,7 +25,14 @@ import tilesegment
 from tests import layouts
 from tilesegment.datasets.opening import open_reader
 from tilesegment.datasets.sample import IGNORE, Sample
-from tilesegment.errors import InputError, ModelError, OutputError, SettingsError, TrainingError
+from tilesegment.errors import (
+    InputError,
+    ModelError,
+    OutputError,
+    SettingsError,
+    TilesegmentError,
+    TrainingError,
+)
 from tilesegment.evaluate.pixels import Confusion
 from tilesegment.model.build import build_network
 from tilesegment.model.preprocess import normalise
@@ -319,7 +326,7 @@ class TestSystems:
             ("urban", "cityscapes", ["batch=2"]),
             ("urban-binary", "cityscapes", ["batch=2"]),
             ("voc2012", "voc", []),
-            ("camvid", "camvid", ["batch=2"]),
+            ("camvid", "camvid", ["batch=2", "data.size=[40, 56]"]),
             ("coco-binary", "coco", ["batch=2", "model.start=null"]),
             ("coco-multiclass", "coco", ["batch=2", "model.start=null"]),
         ],
@@ -448,6 +455,10 @@ class TestResume:
         assert lines[0].startswith("Epoch 02/02")
         assert result["epochs"] == 2
         assert notes == ["going on after epoch 1 of 2"]
+        before = (run / "config.yaml").read_bytes()
+        with pytest.raises(SettingsError, match="2 epochs are done already, and epochs is 1"):
+            trained("rooftop", data / "rooftop", run, "epochs=1", resume=True)
+        assert (run / "config.yaml").read_bytes() == before
 
     def test_overwrite_removes_a_run_and_nothing_else(self, data: Path, tmp_path: Path) -> None:
         mine = tmp_path / "mine"
@@ -456,6 +467,24 @@ class TestResume:
         with pytest.raises(OutputError, match="is no run folder"):
             trained("rooftop", data / "rooftop", mine, overwrite=True)
         assert (mine / "thesis.txt").exists()
+
+    @pytest.mark.parametrize("change", ["model.encoder=resnet35", "optimizer.lr=-1", "loss={}"])
+    def test_settings_that_cannot_be_used_leave_everything(
+        self, data: Path, tmp_path: Path, change: str
+    ) -> None:
+        fresh, earlier = tmp_path / "fresh", tmp_path / "earlier"
+        earlier.mkdir()
+        (earlier / "config.yaml").write_text("name: rooftop")
+        for run, overwrite in ((fresh, False), (earlier, True)):
+            with pytest.raises(TilesegmentError):
+                trained("rooftop", data / "rooftop", run, change, overwrite=overwrite)
+        assert not fresh.exists()
+        assert (earlier / "config.yaml").read_text() == "name: rooftop"
+
+    @pytest.mark.parametrize("gsd", ["0", "-1", "fine"])
+    def test_pixels_without_a_size(self, data: Path, tmp_path: Path, gsd: str) -> None:
+        with pytest.raises(SettingsError, match="no size of a pixel"):
+            trained("rooftop", data / "rooftop", tmp_path / "r", f"data.gsd={gsd}")
 
 
 class TestFailures:

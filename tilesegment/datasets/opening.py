@@ -48,6 +48,9 @@ def open_reader(
         if key not in known or key in ("size", "seed"):
             shown = ["split" if k == "split_by" else k for k in known if k not in ("size", "seed")]
             raise SettingsError(f"data: the reader {name} has no option {key!r}{nearest(key, shown)}")
+    gsd = given.get("gsd")
+    if gsd is not None and not (isinstance(gsd, int | float) and gsd > 0):
+        raise SettingsError(f"data.gsd {gsd!r} is no size of a pixel in metres")
     given |= {key: value for key, value in (("size", size), ("seed", seed)) if key in known}
     if "split_by" in known and "split_by" not in given:
         given["split_by"] = {"train": 0.9, "val": 0.05, "test": 0.05}

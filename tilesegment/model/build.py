@@ -10,6 +10,7 @@ import torch
 
 from tilesegment.errors import ModelError
 from tilesegment.model.card import Card
+from tilesegment.model.preprocess import padded_tile
 from tilesegment.model.store import ModelFile, read_weights
 
 _TORCHVISION = "torchvision."
@@ -84,6 +85,17 @@ class _TorchvisionNetwork(torch.nn.Module):
                 f"torchvision's {weights} weights of {name} cannot be had ({str(error).splitlines()[0]})"
             ) from error
         self.model.load_state_dict(_fitting(self.model, state), strict=False)
+
+
+def padded_logits(network: torch.nn.Module, tiles: torch.Tensor) -> torch.Tensor:
+    """Logits (n, classes, rows, columns) of tiles (n, bands, rows, columns) of any size, which a network
+    sees padded with zeros, the mean, in training as in prediction."""
+    height, width = tiles.shape[-2:]
+    rows, cols = padded_tile((height, width))
+    if (rows, cols) != (height, width):
+        tiles = torch.nn.functional.pad(tiles, (0, cols - width, 0, rows - height))
+    logits: torch.Tensor = network(tiles.contiguous(memory_format=torch.channels_last))
+    return logits[..., :height, :width]
 
 
 def load_weights(network: torch.nn.Module, model: ModelFile) -> tuple[int, int]:

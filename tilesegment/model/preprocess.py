@@ -34,3 +34,9 @@ def normalise(
     if valid is not None and not valid.all():
         result[:, ~valid] = 0
     return result
+
+
+def padded_tile(tile: tuple[int, int]) -> tuple[int, int]:
+    """The size that a network is given for tiles of (rows, columns): encoders halve five times at most.
+    What the padding adds is cut off again."""
+    return tile[0] + -tile[0] % 32, tile[1] + -tile[1] % 32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,8 @@ class Outputs:
                 raise OutputError(f"{path}: outputs are written to local paths; copy them afterwards")
             if not path.parent.is_dir():
                 raise OutputError(f"{path.parent}: no such folder")
+            if not os.access(path.parent, os.W_OK):
+                raise OutputError(f"{path.parent}: cannot be written to")
             if path.exists() and Path(source).exists() and path.samefile(source):
                 raise OutputError(f"{path}: is the input itself")
 

@@ -85,4 +85,4 @@ def cut_tile(row: TileRow, col: int, width: int) -> Pixels | None:
 def wanted_part(row: TileRow, left: int, width: int) -> NDArray[np.bool_] | None:
     """What may be written of a row of tiles, in the block's columns; None for nothing."""
     part = row.wanted[:, left : left + width]
-    return part.copy() if part.any() else None
+    return part if part.any() else None

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from tilesegment.datasets.sample import IGNORE, Reader
 from tilesegment.errors import InputError, SettingsError, TrainingError
 from tilesegment.evaluate.pixels import Confusion
+from tilesegment.model.build import padded_logits
 from tilesegment.model.card import Card
 from tilesegment.model.engines.torch import find_precision
 from tilesegment.model.store import RUN_BEST
@@ -166,7 +167,7 @@ class Trainer:
             for values, label in batches_of(self._fixed_feed(split)):
                 values, label = self._moved(values), label.to(self.device)
                 with self._autocast():
-                    logits = network(values).float()
+                    logits = padded_logits(network, values).float()
                 sums += [float(self._loss(logits, label)) * len(values), len(values), 0]
                 counted, squared = count(logits, label, self._classes)
                 matrix += counted
@@ -180,7 +181,7 @@ class Trainer:
     def classes_of(self, values: Tensor) -> NDArray[np.uint8]:
         """The classes of one picture's tensor (bands, rows, columns): uint8 (rows, columns)."""
         with torch.inference_mode(), self._autocast():
-            logits = self.evaluated.eval()(self._moved(values[None])).float()[0]
+            logits = padded_logits(self.evaluated.eval(), self._moved(values[None])).float()[0]
         if len(logits) == 1:
             return np.asarray((logits[0] > 0).cpu(), np.uint8)
         return np.asarray(logits.argmax(dim=0).cpu(), np.uint8)
@@ -258,7 +259,7 @@ class Trainer:
 
     def _forward(self, values: Tensor) -> Tensor:
         try:
-            logits: Tensor = self._trained(values)
+            logits = padded_logits(self._trained, values)
         except ValueError as error:
             if "more than 1 value per channel" in str(error):
                 raise TrainingError(

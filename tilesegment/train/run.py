@@ -16,7 +16,7 @@ from torch import nn
 from tilesegment.atomic import write_text
 from tilesegment.datasets.opening import open_reader
 from tilesegment.datasets.sample import Reader
-from tilesegment.errors import ModelError, OutputError
+from tilesegment.errors import ModelError, OutputError, SettingsError
 from tilesegment.evaluate.pixels import Confusion
 from tilesegment.model.build import build_network, load_network, load_weights
 from tilesegment.model.card import Card
@@ -69,9 +69,7 @@ def run_training(
     for note in reader.notes:
         listener.note(note)
     going_on = resume and (folder / STATE).is_file()
-    if processes.is_first:
-        _open_folder(folder, config, going_on, resume, overwrite)
-    processes.wait()
+    _check_folder(folder, config, going_on, resume, overwrite)
     if resume and not going_on:
         listener.note(f"{folder}: nothing was saved yet; starting at the first epoch")
     card = make_card(config, reader)
@@ -85,10 +83,17 @@ def run_training(
     )
     if going_on:
         trainer.resume()
+        if trainer.state.epoch > config.epochs:
+            raise SettingsError(
+                f"{folder}: {trainer.state.epoch} epochs are done already, and epochs is {config.epochs}"
+            )
         listener.note(f"going on after epoch {trainer.state.epoch} of {config.epochs}")
     known = environment(trainer.device, trainer.precision, read_workers(config))
     known |= {"architecture": card.architecture, "encoder": card.encoder, "options": card.options}
+    # Only now: settings that cannot be used leave no folder, and an earlier run where it was.
+    processes.wait()
     if processes.is_first:
+        _open_folder(folder, config, overwrite and not going_on)
         write_text(folder / _ENVIRONMENT, json.dumps(known, indent=1) + "\n")
     trainer.fit()
     return _finish(config, reader, trainer, folder, data)
@@ -174,9 +179,8 @@ class _Saver:
                 board.add_scalar(name, value, int(row["epoch"]))
 
 
-def _open_folder(folder: Path, config: TrainConfig, going_on: bool, resume: bool, overwrite: bool) -> None:
-    """Make the run folder. going_on: a saved state is there, and its run had the same settings."""
-    settings = yaml.safe_dump(plain(config), sort_keys=False)
+def _check_folder(folder: Path, config: TrainConfig, going_on: bool, resume: bool, overwrite: bool) -> None:
+    """Raises OutputError where a run may not be written. going_on: a saved state is there."""
     if folder.exists() and any(folder.iterdir()) and not resume and not overwrite:
         raise OutputError(f"{folder}: exists already; give --resume, --overwrite or another -o")
     if going_on:
@@ -188,20 +192,19 @@ def _open_folder(folder: Path, config: TrainConfig, going_on: bool, resume: bool
             raise OutputError(
                 f"{folder}: {changed[0]} differs from the interrupted run; --resume goes on unchanged"
             )
-    elif overwrite and folder.exists():
-        _clear(folder)
+    elif overwrite and folder.exists() and not (folder / _CONFIG).is_file():
+        raise OutputError(f"{folder}: is no run folder; --overwrite does not remove it")
+
+
+def _open_folder(folder: Path, config: TrainConfig, afresh: bool) -> None:
+    """Make the run folder. afresh: remove an earlier run."""
+    if afresh and folder.exists():
+        shutil.rmtree(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
-    write_text(folder / _CONFIG, settings)
-
-
-def _clear(folder: Path) -> None:
-    """Remove an earlier run, and nothing that is not one."""
-    if not (folder / _CONFIG).is_file():
-        raise OutputError(f"{folder}: is no run folder; --overwrite does not remove it")
-    shutil.rmtree(folder)
+    write_text(folder / _CONFIG, yaml.safe_dump(plain(config), sort_keys=False))
 
 
 def _finish(

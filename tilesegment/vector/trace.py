@@ -9,7 +9,7 @@ labelled and none is visited twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -154,18 +154,9 @@ def trace_simplified(
     simplified = Ragged.of(np.asarray(polygons))
     # Vertices are only left out, never moved, so rounding gives back the exact corners.
     coords = np.rint(simplified.coords * scale).astype(np.int64)
-    wanted = everything.value != outside
-    outlines = Ragged(coords, simplified.rings, simplified.parts).with_parts(wanted)
-    return Fragments(
-        value=everything.value[wanted],
-        pixels=everything.pixels[wanted],
-        total=everything.total[wanted],
-        first=everything.first[wanted],
-        coords=outlines.coords,
-        rings=outlines.rings,
-        parts=outlines.parts,
-        runs=_border_runs(outlines, window),
-    )
+    fragments = replace(everything, coords=coords, rings=simplified.rings, parts=simplified.parts)
+    fragments = fragments.only(everything.value != outside)
+    return replace(fragments, runs=_border_runs(fragments.outlines, window))
 
 
 def bands_of(plan: Plan, window: Window, shared_outlines: bool) -> list[list[Window]]:

@@ -65,10 +65,8 @@ def united(pieces: Ragged, region: IntArray, seams: tuple[IntArray, IntArray]) -
         ]
     )
     order, rings = cycles(_following(chains))
-    sizes = np.diff(chains.begins)[order]
-    ends = np.cumsum(sizes)
-    index = np.arange(sizes.sum()) + np.repeat(chains.begins[:-1][order] - (ends - sizes), sizes)
-    linked, linked_rings = closed_rings(chains.coords[index], np.append(0, ends)[rings])
+    in_order = Ragged(chains.coords, chains.begins, rings).with_rings(order, rings)
+    linked, linked_rings = closed_rings(in_order.coords, in_order.rings[rings])
     kept = pieces.with_rings(whole, np.arange(len(whole) + 1))
     closed = Ragged(
         np.concatenate([linked, kept.coords]),

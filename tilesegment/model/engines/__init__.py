@@ -66,12 +66,6 @@ class Predictor(Protocol):
         ...
 
 
-def padded_tile(tile: tuple[int, int]) -> tuple[int, int]:
-    """The size that a network is given for tiles of (rows, columns): encoders halve five times at most.
-    What the padding adds is cut off again."""
-    return tile[0] + -tile[0] % 32, tile[1] + -tile[1] % 32
-
-
 def load_engine(name: str, model: ModelFile, setup: Setup) -> Predictor:
     """An engine with a model, by the name that `choose_engine` gave. Only here engines are imported."""
     if name == "torch":

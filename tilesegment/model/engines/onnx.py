@@ -9,9 +9,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from tilesegment.model.engines import Pending, Setup, padded_tile
+from tilesegment.model.engines import Pending, Setup
 from tilesegment.model.export import graph_file
-from tilesegment.model.preprocess import normalise
+from tilesegment.model.preprocess import normalise, padded_tile
 from tilesegment.model.store import ModelFile
 from tilesegment.tiling.blend import Blender, Strip, count_probability
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from openvino import opset13 as op
 
 from tilesegment.model.card import Card
-from tilesegment.model.engines import Setup, padded_tile
+from tilesegment.model.engines import Setup
 from tilesegment.model.export import graph_file
+from tilesegment.model.preprocess import padded_tile
 from tilesegment.model.store import ModelFile
 from tilesegment.tiling.blend import FINE_MAX, Blender, Strip
 

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from tilesegment.errors import BlockFailedError, SettingsError
-from tilesegment.model.build import load_network
-from tilesegment.model.engines import Pending, Setup, padded_tile
+from tilesegment.model.build import load_network, padded_logits
+from tilesegment.model.engines import Pending, Setup
 from tilesegment.model.preprocess import normalise
 from tilesegment.model.store import ModelFile
 from tilesegment.tiling.blend import (
@@ -131,12 +131,7 @@ class TorchPredictor:
         return torch.where(valid[:, None], scaled, 0.0)
 
     def _probability(self, batch: torch.Tensor) -> torch.Tensor:
-        height, width = batch.shape[-2:]
-        rows, cols = padded_tile((height, width))
-        if (rows, cols) != (height, width):
-            batch = torch.nn.functional.pad(batch, (0, cols - width, 0, rows - height))
-        whole: torch.Tensor = self._network(batch.contiguous(memory_format=torch.channels_last))
-        logits = whole[..., :height, :width].float()
+        logits = padded_logits(self._network, batch).float()
         classes = len(self._card.classes)
         if classes == 1:
             return logits.sigmoid()
