@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import json
@@ -39,9 +40,11 @@ from tilesegment.model.preprocess import normalise
 from tilesegment.model.store import find_model, read_weights
 from tilesegment.train.augment import Augment
 from tilesegment.train.batches import epoch_batches, to_tensors
-from tilesegment.train.config import bundled_configs, load_config, parse_config, plain
+from tilesegment.train.config import NamedConfig, bundled_configs, load_config, parse_config, plain
 from tilesegment.train.loop import class_weights, count
 from tilesegment.train.losses import LOSSES, Loss
+from tilesegment.train.optimise import Schedule, make_optimizer
+from tilesegment.train.precision import keep_grouped_in_float32
 from tilesegment.train.run import Listener, make_card, run_training
 
 SMALL = [
@@ -51,8 +54,8 @@ SMALL = [
 
 
 PICTURES = {
-    "rooftop": "images/images/*.tif", "cityscapes": "*_leftImg8bit.png", "voc": "*.jpg", "coco": "*.jpg",
-    "camvid": "train/*.png",
+    "rooftop": "images/images/*.tif", "places": "images/*.tif", "cityscapes": "*_leftImg8bit.png",
+    "voc": "*.jpg", "coco": "*.jpg", "camvid": "train/*.png",
 }  # fmt: skip
 
 
@@ -60,6 +63,8 @@ PICTURES = {
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root: Path = tmp_path_factory.mktemp("data")
     layouts.rooftops(root / "rooftop", 10, 64)
+    for place in "ab":
+        layouts.rooftops(root / "places" / place, 4, 96, nested=False)
     layouts.cityscapes(root / "cityscapes", 4)
     layouts.voc(root / "voc")
     layouts.coco(root / "coco", 3)
@@ -261,6 +266,37 @@ class TestLosses:
         both = Loss({"cross_entropy": 0.6, "dice": 0.4}, 2)(logits, label)
         torch.testing.assert_close(both, 0.6 * parts[0] + 0.4 * parts[1])
 
+    def test_contact_has_a_channel_of_its_own(self) -> None:
+        logits, label = torch.randn(2, 3, 6, 6), torch.randint(0, 2, (2, 6, 6))
+        contact = torch.randint(0, 2, (2, 6, 6))
+        contact[:, :3] = IGNORE
+        found = Loss({"cross_entropy": 0.6, "contact": 0.5}, 2)(logits, torch.stack([label, contact], 1))
+        known, truth = logits[:, 2, 3:].flatten(), contact[:, 3:].flatten().float()
+        p = known.sigmoid()
+        entropy = -(truth * p.log() + (1 - truth) * (1 - p).log()).mean()
+        dice = 1 - (2 * (p * truth).sum() + 1) / (p.sum() + truth.sum() + 1)
+        expected = 0.6 * torch.nn.functional.cross_entropy(logits[:, :2], label) + 0.25 * (entropy + dice)
+        torch.testing.assert_close(found, expected)
+        unknown = torch.full_like(contact, IGNORE)
+        torch.testing.assert_close(
+            Loss({"cross_entropy": 0.6, "contact": 0.5}, 2)(logits, torch.stack([label, unknown], 1)),
+            0.6 * torch.nn.functional.cross_entropy(logits[:, :2], label),
+        )
+
+    def test_focal_tversky_by_hand(self) -> None:
+        """Of each class TP / (TP + .3 FP + .7 FN) from probabilities; (1 - their mean) ** .75."""
+        logits = torch.tensor([[[[0.0, 0.0], [0.0, 0.0]], [[2.0, -1.0], [0.5, -3.0]]]])
+        label = torch.tensor([[[1, 1], [0, 0]]])
+        p = logits[0, 1].sigmoid().flatten()
+        indices = []
+        for hit, false, missed in (
+            (p[0] + p[1], p[2] + p[3], 2 - p[0] - p[1]),
+            (2 - p[2] - p[3], 2 - p[0] - p[1], p[2] + p[3]),
+        ):
+            indices.append(hit / (hit + 0.3 * false + 0.7 * missed))
+        expected = (1 - (indices[0] + indices[1]) / 2) ** 0.75
+        torch.testing.assert_close(Loss({"focal_tversky": 1.0}, 2)(logits, label), expected)
+
     def test_class_weights(self, data: Path) -> None:
         reader = open_reader("rooftop-tiles", data / "rooftop", {})
         config = load_config("rooftop", ["class_weights=auto"])
@@ -320,8 +356,16 @@ class TestSystems:
             ("rooftop", "rooftop", ["ema=0.9", "accumulate=2", "warmup=1", "tensorboard=true"]),
             (
                 "roofs",
-                "rooftop",
-                ["data.places=null", "data.split={train: 0.8, val: 0.2}", "data.gsd=null"],
+                "places",
+                [
+                    "data.places=null",
+                    "data.split={val: [b]}",
+                    "data.crops=6",
+                    "data.weights=null",
+                    "data.instances={a: mask}",
+                    "augment=[{CenterCrop: {height: 64, width: 64}}, {D4: {p: 1.0}}]",
+                    "data.metres={a: 0.15, b: 0.2}",
+                ],
             ),
             ("urban", "cityscapes", ["batch=2"]),
             ("urban-binary", "cityscapes", ["batch=2"]),
@@ -580,6 +624,70 @@ class TestFailures:
     def test_an_empty_validation_split(self, data: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="the validation split is empty"):
             trained("rooftop", data / "rooftop", tmp_path / "r", "data.split={train: 1.0}")
+
+
+def test_the_encoder_has_a_rate_of_its_own() -> None:
+    network = build_network(find_model("roofs").card)
+    made = make_optimizer(NamedConfig("AdamW", options={"lr": 0.01}), network, 0.5)
+    rates = {id(p): group["lr"] for group in made.param_groups for p in group["params"]}
+    assert len(rates) == len(list(network.parameters()))
+    assert {rates[id(p)] for p in network.encoder.parameters()} == {0.005}
+    assert {rates[id(p)] for p in network.decoder.parameters()} == {0.01}
+    Schedule(load_config("roofs", ["scheduler=null", "warmup=1"]), made, 10)
+    assert [group["lr"] for group in made.param_groups] == pytest.approx([1e-5, 5e-6])
+    with pytest.raises(SettingsError, match="encoder_rate: Conv2d has no encoder"):
+        make_optimizer(NamedConfig("AdamW"), torch.nn.Conv2d(1, 1, 1), 0.5)
+
+
+def test_grouped_convolutions_compute_in_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    plain, grouped = torch.nn.Conv2d(8, 8, 3), torch.nn.Conv2d(8, 8, 3, groups=8)
+    values = torch.randn(1, 8, 9, 9)
+    network = torch.nn.Sequential(plain, grouped)
+    exact = grouped(plain(values).bfloat16().float())
+    keep_grouped_in_float32(network)
+    copied = copy.deepcopy(network)
+    for one in (network, copied):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert one[0](values).dtype == torch.bfloat16
+            assert one[1](values).dtype == torch.float32
+    with torch.no_grad():
+        copied[1].weight.zero_()
+        copied[1].bias.zero_()
+    assert not copied[1](values).any()
+    torch.testing.assert_close(grouped(plain(values).bfloat16().float()), exact)
+
+
+def test_packaged_weights_start_an_encoder_without_a_hub(data: Path, tmp_path: Path, monkeypatch) -> None:
+    from tilesegment.train import run
+
+    encoder = build_network(dataclasses.replace(find_model("roofs").card, encoder="resnet18")).encoder
+    state = {name: torch.full_like(values, 0.25) for name, values in encoder.state_dict().items()}
+    torch.save(state, tmp_path / "imagenet.pth")
+    monkeypatch.setattr(run, "packaged_weights", lambda encoder: tmp_path / "imagenet.pth")
+    changes = ("epochs=1", "optimizer.lr=0.0", "model.encoder_weights=imagenet")
+    _, _, notes = trained("rooftop", data / "rooftop", tmp_path / "r", *changes)
+    assert notes == ["100 of 100 weights of the encoder are those of imagenet.pth"]
+    weights = read_weights(find_model(str(tmp_path / "r")))
+    assert (weights["encoder.layer4.1.conv2.weight"] == 0.25).all()
+    # Or a file that the configuration names.
+    changes = ("epochs=1", "optimizer.lr=0.0", f"model.encoder_weights={tmp_path / 'imagenet.pth'}")
+    trained("rooftop", data / "rooftop", tmp_path / "s", *changes)
+    weights = read_weights(find_model(str(tmp_path / "s")))
+    assert (weights["encoder.layer4.1.conv2.weight"] == 0.25).all()
+
+
+def test_a_cards_normalisation_is_that_of_its_starting_weights(data: Path, tmp_path: Path) -> None:
+    reader = open_reader("rooftop-tiles", data / "rooftop", {})
+
+    def mean(*changes: str) -> tuple[float, ...]:
+        return make_card(load_config("rooftop", list(changes)), reader).mean
+
+    lite = "model.encoder=timm-tf_efficientnet_lite0"
+    assert mean() == mean("model.encoder_weights=null", lite) == (0.485, 0.456, 0.406)
+    assert mean(lite) == pytest.approx((127 / 255,) * 3)
+    assert mean("model.start=roofs") == find_model("roofs").card.mean
+    assert mean(lite, "card.mean=[0.1, 0.2, 0.3]") == (0.1, 0.2, 0.3)
 
 
 def test_weights_to_start_from(data: Path, tmp_path: Path) -> None:

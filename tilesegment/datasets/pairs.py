@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tilesegment.datasets.buildings import label_of_boxes
 from tilesegment.datasets.sample import IGNORE, Sample
 from tilesegment.errors import InputError
 from tilesegment.model.card import ModelClass
-from tilesegment.raster.picture import read_colour, read_picture
+from tilesegment.raster.picture import Part, picture_size, read_colour, read_picture
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 # What the names of a picture and of its label add to the stem they share.
@@ -27,14 +28,18 @@ Decoder = Callable[[NDArray[Any], str], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture and its labels. place: where it was taken, for splits by place; metres: its own pixel size,
-    None where it is not known or does not matter."""
+    """A picture and its labels. label: their file, None where `boxes` hold them: (column, row, width,
+    height) of each building. place: where it was taken, for splits by place; metres: its own pixel size,
+    None where it is not known or does not matter. instances: what tells its buildings apart, see
+    `datasets.buildings`; None where nothing does."""
 
     name: str
     image: Path
-    label: Path
+    label: Path | None
     place: str = ""
     metres: float | None = None
+    boxes: tuple[tuple[int, int, int, int], ...] = ()
+    instances: str | None = None
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -119,20 +124,46 @@ class PairReader:
     def read(self, split: str, index: int, rng: np.random.Generator | None = None) -> Sample:
         """See `Reader`."""
         pair = self.splits[split][index]
-        scale = None if self.gsd is None or pair.metres is None else pair.metres / self.gsd
-        picture, labels = read_colour(pair.image, scale), read_picture(pair.label, scale)
+        if self.gsd is None or pair.metres is None:
+            return self.read_part(pair, None)
+        scale = pair.metres / self.gsd
+        rows, cols = picture_size(pair.image)
+        return self.read_part(pair, Part(None, (max(1, round(rows * scale)), max(1, round(cols * scale)))))
+
+    def read_part(self, pair: Pair, part: Part | None) -> Sample:
+        """A part of one picture. Raises InputError."""
+        picture, label = read_colour(pair.image, part), self.read_label(pair, part)
         values, valid = picture.values, picture.valid
         if self.halves:
             middle = values.shape[2] // 2
-            values, valid, labels = values[..., :middle], valid[:, :middle], labels[..., middle:]
-        if values.shape[1:] != labels.shape[1:]:
+            values, valid = values[..., :middle], valid[:, :middle]
+        if values.shape[1:] != label.shape:
             raise InputError(
                 f"{pair.image}: {values.shape[2]}x{values.shape[1]} pixels, but its label has "
-                f"{labels.shape[2]}x{labels.shape[1]}"
+                f"{label.shape[1]}x{label.shape[0]}"
             )
+        return Sample(values, np.where(valid, label, np.uint8(IGNORE)), valid)
+
+    def read_label(self, pair: Pair, part: Part | None) -> NDArray[np.uint8]:
+        """The label of a part alone, (rows, columns), whatever is valid. Raises InputError."""
+        if pair.label is None:
+            return label_of_boxes(pair.boxes, picture_size(pair.image), part)
+        if part is not None:
+            _check_sizes(pair.image, pair.label)
+        labels = read_picture(pair.label, part)
+        if self.halves:
+            labels = labels[..., labels.shape[2] // 2 :]
         label = self.decode(labels, str(pair.label))
         if self.merge is not None:
             table = np.full(256, IGNORE, np.uint8)
             table[list(self.merge)] = list(self.merge.values())
             label = table[label]
-        return Sample(values, np.where(valid, label, np.uint8(IGNORE)), valid)
+        return label
+
+
+def _check_sizes(image: Path, label: Path) -> None:
+    """Resampling would make equal what is not."""
+    sizes = [picture_size(path) for path in (image, label)]
+    if sizes[0] != sizes[1]:
+        shown = [f"{cols}x{rows}" for rows, cols in sizes]
+        raise InputError(f"{image}: {shown[0]} pixels, but its label has {shown[1]}")

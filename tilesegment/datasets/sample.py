@@ -22,11 +22,14 @@ class Sample:
 
     values: (bands, rows, columns) in the dtype of the file; label: (rows, columns) uint8, a class's place
     in `Reader.classes` or IGNORE; valid: (rows, columns) bool, False where the picture has no ground.
+    contact: (rows, columns) uint8, 1 between two buildings that touch or nearly do, IGNORE where it is not
+    known; None where the reader knows nothing of it.
     """
 
     values: NDArray[Any]
     label: NDArray[np.uint8]
     valid: NDArray[np.bool_]
+    contact: NDArray[np.uint8] | None = None
 
 
 class Reader(Protocol):

@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tilesegment.datasets.buildings import Box, read_boxes
+from tilesegment.datasets.crops import CropReader, instances_of, largest_crop, shares_of
 from tilesegment.datasets.labels import Indices, Threshold
-from tilesegment.datasets.pairs import Decoder, Pair, PairReader, first_folder, paired
+from tilesegment.datasets.pairs import Decoder, Pair, PairReader, first_folder, paired, pictures_in
 from tilesegment.datasets.split import split
-from tilesegment.errors import InputError
+from tilesegment.errors import InputError, SettingsError
 from tilesegment.model.card import ModelClass
 from tilesegment.raster.picture import metres_of
+from tilesegment.settings import nearest
 
 CLASSES = (ModelClass("background", (0, 0, 0)), ModelClass("roof", (230, 60, 40)))
 # Pairs of folders, most special first: the nested layout has NAME.tif with NAME_label.tif.
@@ -31,12 +34,24 @@ def open_tiles(
     places: Sequence[str] | None = None,
     gsd: float | None = None,
     metres: Mapping[str, float] | None = None,
-) -> PairReader:
+    crops: int | None = None,
+    weights: Mapping[str, float] | None = None,
+    empty_share: float = 0.0,
+    pixel_sizes: Sequence[float] | None = None,
+    instances: Mapping[str, str] | None = None,
+    size: tuple[int, int] = (512, 512),
+) -> PairReader | CropReader:
     """`root/images/images` + `root/label/label`, or `images` + `labels` or `masks`, in root itself or in
-    one folder a place. Labels are 0/255 or 0/1.
+    one folder a place. Labels are 0/255 or 0/1; instead of them a place may have a `boxes.json` with the
+    [x, y, width, height] of every building by picture.
 
     places: only these folders. gsd: metres a pixel to resample to; metres: the pixel size of places whose
-    files have no georeference. Raises InputError.
+    files have no georeference.
+    crops: train on so many random crops an epoch, large enough to be turned before `size` is cut from their
+    middle, and not on whole pictures. With it: weights, the share of each place; empty_share, the share
+    that is looked for where no roof is; pixel_sizes, the least and largest metres a pixel to read at;
+    instances, by place `mask` where each building is a region of its own in the masks, or a vector file of
+    the buildings. Raises InputError, SettingsError.
     """
     pairs = []
     for folder in _folders(root, places):
@@ -46,16 +61,67 @@ def open_tiles(
             found = [_measured(pair, (metres or {}).get(place)) for pair in found]
         pairs += found
     parts = split([p.name for p in pairs], [p.place for p in pairs], split_by, seed, str(root))
-    jpeg = {pair.label.suffix.lower() in _JPEG for pair in pairs}
+    jpeg = {pair.label.suffix.lower() in _JPEG for pair in pairs if pair.label is not None}
     if len(jpeg) > 1:
         raise InputError(f"{root}: some labels are JPEG files and some are not; convert the JPEG ones")
     decode: Decoder = Threshold() if True in jpeg else Indices.of({0: 0, 1: 1, 255: 1})
-    return PairReader(
+    known = {place: instances_of(root, instances or {}, place) for place in {p.place for p in pairs}}
+    pairs = [replace(pair, instances=known[pair.place]) for pair in pairs]
+    reader = PairReader(
         CLASSES,
         {name: tuple(pairs[k] for k in indices) for name, indices in parts.items()},
         decode,
         gsd=gsd,
     )
+    if crops is None:
+        for key, value in (
+            ("weights", weights),
+            ("empty_share", empty_share),
+            ("pixel_sizes", pixel_sizes),
+        ):
+            if value:
+                raise SettingsError(f"data.{key} is for data.crops, which is not given")
+        return reader
+    if gsd is None:
+        raise SettingsError("data.crops needs data.gsd, the pixel size that the model is for")
+    if not 0 <= empty_share <= 1:
+        raise SettingsError(f"data.empty_share {empty_share} is no share between 0 and 1")
+    return CropReader(
+        reader,
+        largest_crop(size),
+        _positive("crops", crops),
+        _shares(weights, reader.splits["train"]),
+        empty_share,
+        _pixel_sizes(pixel_sizes or (gsd, gsd)),
+        CLASSES,
+        gsd,
+    )
+
+
+def _positive(key: str, value: Any) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise SettingsError(f"data.{key} {value!r} is no whole number above 0")
+    return value
+
+
+def _pixel_sizes(given: Sequence[float]) -> tuple[float, float]:
+    if len(given) != 2 or not 0 < given[0] <= given[1]:
+        raise SettingsError(f"data.pixel_sizes {list(given)}: give the least and the largest, in metres")
+    return float(given[0]), float(given[1])
+
+
+def _shares(weights: Mapping[str, float] | None, pairs: Sequence[Pair]) -> tuple[tuple[str, float], ...]:
+    places = {pair.place for pair in pairs}
+    for place, share in (weights or {}).items():
+        if place not in places:
+            raise SettingsError(
+                f"data.weights: no training place is called {place!r}{nearest(place, places)}"
+            )
+        if share < 0:
+            raise SettingsError(f"data.weights: {place} {share} is below 0")
+    if weights is not None and not sum(weights.values()):
+        raise SettingsError("data.weights: all are 0")
+    return shares_of(weights, pairs)
 
 
 def _folders(root: Path, places: Sequence[str] | None) -> list[Path]:
@@ -76,6 +142,9 @@ def _folders(root: Path, places: Sequence[str] | None) -> list[Path]:
 
 def _pairs_of(folder: Path, place: str) -> list[Pair]:
     prefix = f"{place}/" if place else ""
+    boxed = folder / "boxes.json"
+    if boxed.is_file():
+        return _boxed(folder / "images", read_boxes(boxed), boxed, place, prefix)
     for images, candidates in _FOLDERS:
         labels = first_folder(folder, candidates)
         if (folder / images).is_dir() and labels is not None:
@@ -83,10 +152,23 @@ def _pairs_of(folder: Path, place: str) -> list[Pair]:
     raise InputError(f"{folder}: has images/ but no labels/ or masks/ beside it")
 
 
+def _boxed(
+    images: Path, boxes: Mapping[str, tuple[Box, ...]], where: Path, place: str, prefix: str
+) -> list[Pair]:
+    found = []
+    for image in pictures_in(images):
+        if image.stem not in boxes:
+            raise InputError(
+                f"{image}: {where.name} says nothing of it; an empty list says that it is empty"
+            )
+        found.append(Pair(prefix + image.stem, image, None, place, boxes=boxes[image.stem]))
+    return found
+
+
 def _measured(pair: Pair, given: float | None) -> Pair:
     # Of some tiles only the label kept its georeference.
-    metres = given or metres_of(pair.image) or metres_of(pair.label)
-    if metres is None:
+    metres = given or metres_of(pair.image) or (pair.label and metres_of(pair.label))
+    if not metres:
         raise InputError(
             f"{pair.image}: has no georeference, so data.gsd cannot be met; give data.metres for its place "
             f"{pair.place!r}"

@@ -43,9 +43,9 @@ def _pairs(base: Path, name: str, masks: str) -> list[Pair]:
         names = path.read_text(encoding="ascii").split()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
-    pairs = [Pair(n, base / "JPEGImages" / f"{n}.jpg", base / masks / f"{n}.png") for n in names]
-    for pair in pairs:
-        for file in (pair.image, pair.label):
+    found = [(n, base / "JPEGImages" / f"{n}.jpg", base / masks / f"{n}.png") for n in names]
+    for _, *files in found:
+        for file in files:
             if not file.is_file():
                 raise InputError(f"{file}: is named by {path.name}, and is not there")
-    return pairs
+    return [Pair(name, image, label) for name, image, label in found]

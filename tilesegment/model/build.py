@@ -9,19 +9,22 @@ from typing import Any
 import torch
 
 from tilesegment.errors import ModelError
+from tilesegment.model.anywhere import answer_alike_anywhere
 from tilesegment.model.card import Card
 from tilesegment.model.preprocess import padded_tile
+from tilesegment.model.pretrained import package_hint
 from tilesegment.model.store import ModelFile, read_weights
 
 _TORCHVISION = "torchvision."
 
 
 def build_network(card: Card, encoder_weights: str | None = None) -> torch.nn.Module:
-    """An untrained network, or one whose encoder starts from published weights (`imagenet`).
+    """An untrained network, or one whose encoder starts from published weights (`imagenet`, from where
+    segmentation-models-pytorch has them).
 
     An architecture `torchvision.NAME` is torchvision's: its DeepLabV3 dilates other layers than smp's, so
     that weights of one do not fit the other although their shapes do. It can start from `coco`, all of it
-    but the last layers.
+    but the last layers. Among a card's options, `pooling_window` is ours (see `model.anywhere`).
 
     Raises ModelError for an unknown architecture or encoder, or where the weights cannot be had.
     """
@@ -29,11 +32,8 @@ def build_network(card: Card, encoder_weights: str | None = None) -> torch.nn.Mo
         return _TorchvisionNetwork(card, encoder_weights)
     import segmentation_models_pytorch as smp
 
-    options: dict[str, Any] = {
-        **card.options,
-        "in_channels": len(card.bands),
-        "classes": len(card.classes),
-    }
+    options: dict[str, Any] = {**card.options, "in_channels": len(card.bands), "classes": card.outputs}
+    window = options.pop("pooling_window", None)
     try:
         network = smp.create_model(card.architecture, card.encoder, encoder_weights, **options)
     except KeyError as error:
@@ -42,11 +42,14 @@ def build_network(card: Card, encoder_weights: str | None = None) -> torch.nn.Mo
         if encoder_weights is None:
             raise ModelError(f"cannot build {card.architecture}/{card.encoder}: {error}") from error
         raise ModelError(
-            f"the {encoder_weights} weights of {card.encoder} cannot be loaded; go online once, or set "
-            f"encoder_weights to null ({str(error).splitlines()[0]})"
+            f"the {encoder_weights} weights of {card.encoder} cannot be loaded; go online once, "
+            f"{package_hint(card.encoder)}or set model.encoder_weights to a file of them or to null "
+            f"({str(error).splitlines()[0]})"
         ) from error
     if not isinstance(network, torch.nn.Module):
         raise ModelError(f"{card.architecture} is not a network")
+    if window is not None:
+        answer_alike_anywhere(network, window)
     return network
 
 
@@ -60,7 +63,7 @@ class _TorchvisionNetwork(torch.nn.Module):
         name = card.architecture.removeprefix(_TORCHVISION)
         if name not in vars(segmentation) or len(card.bands) != 3:
             raise ModelError(f"torchvision has no segmentation model {name!r} for {len(card.bands)} bands")
-        classes = len(card.classes)
+        classes = card.outputs
         self.model = get_model(
             name, weights=None, weights_backbone=None, num_classes=classes, aux_loss=False
         )

@@ -15,6 +15,10 @@ CARD_VERSION = 1
 # DeepLabV3+/ResNet-101 and U-Net/ResNet-34 in torch fp32 and rounded up.
 DEFAULT_ACTIVATION_BYTES = 1200
 
+# Of ImageNet's pictures in 0..1, which most published weights were trained with.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True)
 class ModelClass:
@@ -33,6 +37,8 @@ class Card:
     bands: names of the input bands. dtype, value_range: of the pixels it was trained on.
     mean, std: per band, after the range was mapped to 0..1.
     gsd: metres a pixel it was trained for, None for pictures. image_size: (rows, columns) for pictures.
+    contact: the network has one more channel after the classes, the logit of lying between two buildings
+    that touch or nearly do.
     tile: (rows, columns), overlap: pixels, threshold: least probability of a two-class model's class 1.
     activation_bytes: peak memory of a forward pass, a pixel. options: further arguments of the
     architecture. data, credits, metrics: where it comes from.
@@ -45,10 +51,11 @@ class Card:
     bands: tuple[str, ...] = ("red", "green", "blue")
     dtype: str = "uint8"
     value_range: tuple[float, float] = (0.0, 255.0)
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     gsd: float | None = None
     image_size: tuple[int, int] | None = None
+    contact: bool = False
     tile: tuple[int, int] = (512, 512)
     overlap: int = 64
     threshold: float = 0.5
@@ -73,6 +80,11 @@ class Card:
             raise ModelError(f"card of {self.name!r}: the value range or a standard deviation is empty")
         if not 0 < self.threshold < 1:
             raise ModelError(f"card of {self.name!r}: threshold {self.threshold} is not between 0 and 1")
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the network: the classes first."""
+        return len(self.classes) + self.contact
 
     @property
     def is_binary(self) -> bool:

@@ -6,6 +6,8 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +16,48 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window as RasterioWindow
 
 from tilesegment.errors import InputError
+from tilesegment.grid import Window
 from tilesegment.raster.source import Pixels, gdal_environment, open_scene
 
 
-def read_picture(path: Path, scale: float | None = None) -> NDArray[Any]:
+@dataclass(frozen=True)
+class Part:
+    """What is read of a picture: a window of its own pixels (None: all), at (rows, columns)."""
+
+    window: Window | None
+    shape: tuple[int, int]
+
+
+def read_picture(path: Path, part: Part | None = None) -> NDArray[Any]:
     """All bands (bands, rows, columns) in the file's dtype; a palette's numbers, not its colours.
 
-    scale: resample to so many times the size, to the nearest pixel. Raises InputError where the file is
-    missing or damaged.
+    part: resampled to the nearest pixel; None for the whole picture as it is. Raises InputError where the
+    file is missing or damaged.
     """
     with _opened(path) as dataset:
-        shape = _scaled(dataset, scale)
+        window, shape = _wanted(dataset, part)
         values: NDArray[Any] = dataset.read(
-            out_shape=(dataset.count, *shape), resampling=Resampling.nearest
+            window=window, out_shape=(dataset.count, *shape), resampling=Resampling.nearest
         )
     return values
 
 
-def read_colour(path: Path, scale: float | None = None) -> Pixels:
+def read_colour(path: Path, part: Part | None = None) -> Pixels:
     """A picture as red, green and blue with its validity: one grey band is repeated, a palette is turned
-    into its colours. scale: as for `read_picture`, but averaging or bilinear, as scenes are read.
+    into its colours. part: as for `read_picture`, but averaging or bilinear, as scenes are read.
 
     Raises InputError."""
     with _opened(path) as dataset:
-        bands, shape = min(3, dataset.count), _scaled(dataset, scale)
-        method = Resampling.average if scale is not None and scale < 1 else Resampling.bilinear
-        values = dataset.read(list(range(1, bands + 1)), out_shape=(bands, *shape), resampling=method)
-        valid = dataset.dataset_mask(out_shape=shape) > 0
+        bands = min(3, dataset.count)
+        window, shape = _wanted(dataset, part)
+        method = Resampling.average if shape[0] < window.height else Resampling.bilinear
+        values = dataset.read(
+            list(range(1, bands + 1)), window=window, out_shape=(bands, *shape), resampling=method
+        )
+        valid = dataset.dataset_mask(window=window, out_shape=shape) > 0
         if bands == 1 and dataset.colorinterp[0] == ColorInterp.palette:
             table = np.zeros((256, 3), np.uint8)
             for value, colour in dataset.colormap(1).items():
@@ -60,8 +75,9 @@ def metres_of(path: Path) -> float | None:
     return None if metres is None else math.sqrt(metres[0] * metres[1])
 
 
+@lru_cache(maxsize=65536)
 def picture_size(path: Path) -> tuple[int, int]:
-    """(rows, columns), from the header. Raises InputError."""
+    """(rows, columns), from the header, which is read once. Raises InputError."""
     with _opened(path) as dataset:
         return dataset.height, dataset.width
 
@@ -79,6 +95,8 @@ def _opened(path: Path) -> Iterator[Any]:
         raise InputError(f"{path}: cannot be read ({' '.join(str(cause).split())})") from error
 
 
-def _scaled(dataset: Any, scale: float | None) -> tuple[int, int]:
-    factor = 1.0 if scale is None else scale
-    return max(1, round(dataset.height * factor)), max(1, round(dataset.width * factor))
+def _wanted(dataset: Any, part: Part | None) -> tuple[RasterioWindow, tuple[int, int]]:
+    whole = Window(0, 0, dataset.height, dataset.width)
+    window = whole if part is None or part.window is None else part.window
+    shape = (window.height, window.width) if part is None else part.shape
+    return RasterioWindow(window.col, window.row, window.width, window.height), shape

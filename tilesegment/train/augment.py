@@ -46,9 +46,10 @@ class Augment:
         self._pipeline.set_random_seed(seed)
         valid = np.where(sample.valid, 1, _INVALID).astype(np.uint8)
         picture = np.ascontiguousarray(sample.values.transpose(1, 2, 0))
-        found = self._pipeline(image=picture, masks=[sample.label, valid])
-        label, valid = found["masks"]
-        return Sample(found["image"].transpose(2, 0, 1), label, valid == 1)
+        contact = [] if sample.contact is None else [sample.contact]
+        found = self._pipeline(image=picture, masks=[sample.label, valid, *contact])
+        label, valid, *contact = found["masks"]
+        return Sample(found["image"].transpose(2, 0, 1), label, valid == 1, *contact)
 
 
 def resized(sample: Sample, size: tuple[int, int]) -> Sample:

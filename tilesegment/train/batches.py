@@ -46,11 +46,15 @@ def views(reader: Reader, split: str, size: tuple[int, int], fit: str) -> list[V
 
 def to_tensors(sample: Sample, card: Card) -> tuple[Tensor, Tensor]:
     """The network's input (bands, rows, columns) float32, by the same function as in prediction, and the
-    label (rows, columns) int64, IGNORE where nothing is valid."""
+    label (rows, columns) int64, IGNORE where nothing is valid; for a network with a contact channel
+    (2, rows, columns), the classes and the contact."""
     low, high = card.value_range
     bands = len(sample.values)
     values = normalise(sample.values, sample.valid, (low,) * bands, (high,) * bands, card)
     label = np.where(sample.valid, sample.label, IGNORE).astype(np.int64)
+    if card.contact:
+        contact = np.full(label.shape, IGNORE) if sample.contact is None else sample.contact
+        label = np.stack([label, np.where(sample.valid, contact, IGNORE)]).astype(np.int64)
     return torch.from_numpy(values), torch.from_numpy(label)
 
 

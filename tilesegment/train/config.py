@@ -32,13 +32,16 @@ class DataConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     """architecture, encoder: names of segmentation-models-pytorch, or `torchvision.deeplabv3_resnet101`.
-    encoder_weights: `imagenet` or null. start: a model file to go on from, or `coco` for torchvision's
-    COCO weights where they can be had. options: further arguments of the architecture."""
+    encoder_weights: `imagenet`, a file of them (see `model.pretrained`) or null. start: a model file to go
+    on from, or `coco` for torchvision's COCO weights where they can be had. contact: learn a last channel
+    besides the classes, see `model.card`; the reader must know which buildings touch. options: further
+    arguments of the architecture."""
 
     architecture: str
     encoder: str
     encoder_weights: str | None = None
     start: str | None = None
+    contact: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -54,13 +57,14 @@ class NamedConfig:
 @dataclass(frozen=True)
 class CardConfig:
     """What the finished model's card says besides what follows from the data. tile: (rows, columns) to
-    predict in, by default the training size for pictures, 512x512 for aerial work."""
+    predict in, by default the training size for pictures, 512x512 for aerial work. mean, std: by default
+    those that the starting weights were trained with."""
 
     tile: tuple[int, int] | None = None
     overlap: int = 64
     threshold: float = 0.5
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     value_range: tuple[float, float] = (0.0, 255.0)
     license: str = ""
     credits: tuple[str, ...] = ()
@@ -71,7 +75,8 @@ class TrainConfig:
     """A training run.
 
     loss: weights of the terms (see `train.losses`). class_weights: null, `auto` (inverse frequency, counted
-    on the training labels) or a weight by class name. warmup: epochs in which the learning rate rises.
+    on the training labels) or a weight by class name. encoder_rate: the encoder's learning rate, times
+    that of the rest. warmup: epochs in which the learning rate rises.
     ema: decay of the averaged weights, 0 for none. accumulate: batches a step. clip: largest gradient norm,
     0 for none. precision: auto, fp32, bf16 or fp16. patience: epochs without a better `watch`ed metric
     before it stops, 0 for never. save_minutes: how often a long epoch saves its state. workers: processes
@@ -90,6 +95,7 @@ class TrainConfig:
     card: CardConfig = CardConfig()
     seed: int = 0
     class_weights: str | dict[str, float] | None = None
+    encoder_rate: float = 1.0
     warmup: float = 0.0
     ema: float = 0.0
     accumulate: int = 1
@@ -155,6 +161,8 @@ def parse_config(raw: Mapping[str, Any], where: str) -> TrainConfig:
     ):
         if value not in known:
             raise SettingsError(f"{where}: {key} {value!r} is none of {', '.join(known)}")
+    if config.model.contact != ("contact" in config.loss):
+        raise SettingsError(f"{where}: model.contact and a weight of loss.contact go together")
     if not 0 <= config.ema < 1:
         raise SettingsError(f"{where}: ema {config.ema} is not between 0 and 1")
     return config

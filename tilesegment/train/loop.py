@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from tilesegment.errors import InputError, SettingsError, TrainingError
 from tilesegment.evaluate.pixels import Confusion
 from tilesegment.model.build import padded_logits
 from tilesegment.model.card import Card
-from tilesegment.model.engines.torch import find_precision
 from tilesegment.model.store import RUN_BEST
 from tilesegment.settings import nearest
 from tilesegment.train.augment import Augment
@@ -44,10 +43,10 @@ from tilesegment.train.checkpoint import STATE, load_state, save_state, save_wei
 from tilesegment.train.config import TrainConfig
 from tilesegment.train.losses import Loss
 from tilesegment.train.optimise import Schedule, averaged, make_optimizer
+from tilesegment.train.precision import autocast, choose_precision, keep_grouped_in_float32, keep_memory
 from tilesegment.train.processes import Processes
 
 BEST, BEST_LOSS, LAST = RUN_BEST, "best_loss.safetensors", "last.safetensors"
-_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Pictures whose labels are counted for `class_weights: auto`.
 _COUNTED = 1000
 
@@ -103,15 +102,19 @@ class Trainer:
         self.device = self._processes.device
         torch.manual_seed(config.seed)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
+        self.precision = choose_precision(config.precision, self.device)
+        if self.device.type == "cpu":
+            keep_memory()
+            if self.precision == "bf16":
+                keep_grouped_in_float32(self.network)
         self._trained = self._processes.prepared(self.network)
         self.averaged = averaged(self.network, config.ema)
         self._classes = max(2, len(card.classes))
         weights = class_weights(config, reader, self._classes)
         self._loss = Loss(config.loss, len(card.classes), weights).to(self.device)
-        self._optimizer = make_optimizer(config.optimizer, self.network)
+        self._optimizer = make_optimizer(config.optimizer, self.network, config.encoder_rate)
         steps = math.ceil(len(self._keys(len(reader.names("train")), 0)) / config.accumulate)
         self._schedule = Schedule(config, self._optimizer, steps)
-        self.precision = choose_precision(config.precision, self.device)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         augment = Augment(config.augment, config.data.size, config.data.fit)
         self.training = TrainingData(reader, augment, card, config.seed)
@@ -169,7 +172,7 @@ class Trainer:
                 with self._autocast():
                     logits = padded_logits(network, values).float()
                 sums += [float(self._loss(logits, label)) * len(values), len(values), 0]
-                counted, squared = count(logits, label, self._classes)
+                counted, squared = self._count(logits, label)
                 matrix += counted
                 sums[2] += squared
         total = self._processes.total(torch.tensor([*sums, *matrix.ravel()], dtype=torch.float64))
@@ -182,9 +185,14 @@ class Trainer:
         """The classes of one picture's tensor (bands, rows, columns): uint8 (rows, columns)."""
         with torch.inference_mode(), self._autocast():
             logits = padded_logits(self.evaluated.eval(), self._moved(values[None])).float()[0]
+        logits = logits[: len(self.card.classes)]
         if len(logits) == 1:
             return np.asarray((logits[0] > 0).cpu(), np.uint8)
         return np.asarray(logits.argmax(dim=0).cpu(), np.uint8)
+
+    def _count(self, logits: Tensor, label: Tensor) -> tuple[NDArray[np.int64], float]:
+        of_classes = label[:, 0] if self.card.contact else label
+        return count(logits[:, : len(self.card.classes)], of_classes, self._classes)
 
     def _keys(self, size: int, epoch: int) -> list[list[tuple[int, int]]]:
         """The batches of this process in an epoch, as many as every other one has."""
@@ -234,7 +242,7 @@ class Trainer:
             state.step += 1
             if state.step % config.accumulate == 0 or state.step == len(keys):
                 self._step()
-            counted, _ = count(logits.detach().float(), label, self._classes)
+            counted, _ = self._count(logits.detach().float(), label)
             confusion.add(counted)
             state.loss_sum += value
             images += len(values)
@@ -345,9 +353,7 @@ class Trainer:
         return values.to(self.device, memory_format=torch.channels_last, non_blocking=True)
 
     def _autocast(self) -> AbstractContextManager[object]:
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=_TYPES[self.precision])
+        return autocast(self.precision, self.device)
 
 
 def epoch_line(row: dict[str, float], epochs: int) -> str:
@@ -404,18 +410,6 @@ def class_weights(config: TrainConfig, reader: Reader, classes: int) -> Tensor |
     share = pixels / pixels.sum()
     weights = np.divide(1.0, classes * share, out=np.full(classes, np.nan), where=share > 0)
     return torch.tensor(np.nan_to_num(weights, nan=np.nanmax(weights)), dtype=torch.float32)
-
-
-def choose_precision(name: str, device: torch.device) -> str:
-    """The precision of a run: as in prediction, and bf16 on CPUs that compute it natively as well."""
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    if (
-        name == "auto"
-        and device.type == "cpu"
-        and (capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
-    ):
-        return "bf16"
-    return find_precision(name, device)
 
 
 def read_workers(config: TrainConfig) -> int:

@@ -13,14 +13,19 @@ from tilesegment.errors import SettingsError
 from tilesegment.settings import nearest
 
 Term = Callable[[Tensor, Tensor], Tensor]
-LOSSES = ("cross_entropy", "bce", "focal", "dice", "lovasz")
+LOSSES = ("cross_entropy", "bce", "focal", "focal_tversky", "dice", "lovasz")
+CONTACT = "contact"
+# Focal Tversky loss (Abraham and Khan 2019, arXiv 1810.07842): false negatives weigh more than false
+# positives, and the exponent is the inverse of their gamma, 4/3.
+_TVERSKY = {"alpha": 0.3, "beta": 0.7, "gamma": 0.75}
 
 
 class Loss(nn.Module):
     """A weighted sum of losses.
 
-    terms: weight by name: `cross_entropy` (two or more channels), `bce` (one channel), `focal`, `dice`,
-    `lovasz` (segmentation-models-pytorch's). weights: of the classes, (classes,), for cross_entropy and
+    terms: weight by name: `cross_entropy` (two or more channels), `bce` (one channel), `focal`,
+    `focal_tversky`, `dice`, `lovasz` (segmentation-models-pytorch's), and `contact` for the channel after
+    the classes' own. channels: of the classes. weights: of the classes, (classes,), for cross_entropy and
     focal; with bce the positive class counts weights[1] / weights[0] times.
 
     Raises SettingsError for an unknown name or a combination that cannot be.
@@ -30,6 +35,8 @@ class Loss(nn.Module):
         super().__init__()
         if not terms:
             raise SettingsError(f"loss: give at least one of {', '.join(LOSSES)}")
+        terms = dict(terms)
+        self._contact = float(terms.pop(CONTACT, 0.0))
         for name in terms:
             if name not in LOSSES:
                 raise SettingsError(f"loss: no loss is called {name!r}{nearest(name, LOSSES)}")
@@ -43,11 +50,15 @@ class Loss(nn.Module):
         ]
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """logits: (n, channels, rows, columns); label: (n, rows, columns) int64. A scalar; 0, with a
-        gradient of 0, where every pixel is ignored."""
+        """logits: (n, channels, rows, columns); label: (n, rows, columns) int64, or with a contact channel
+        (n, 2, rows, columns), the classes and the contact. A scalar; 0, with a gradient of 0, where every
+        pixel is ignored."""
+        logits = logits.float()
+        if label.ndim == 4:
+            of_classes: Tensor = self(logits[:, :-1], label[:, 0])
+            return of_classes + self._contact * contact_loss(logits[:, -1], label[:, 1])
         if not (label != IGNORE).any():
             return logits.sum() * 0.0
-        logits = logits.float()
         return torch.stack([weight * term(logits, label) for weight, term in self._terms]).sum()
 
     def _term(self, name: str, channels: int) -> Term:
@@ -60,6 +71,8 @@ class Loss(nn.Module):
             return self._binary_cross_entropy
         if name == "focal":
             found: Term = losses.FocalLoss(mode, ignore_index=IGNORE)
+        elif name == "focal_tversky":
+            found = losses.TverskyLoss(mode, ignore_index=IGNORE, **_TVERSKY)
         elif name == "dice":
             found = losses.DiceLoss(mode, ignore_index=IGNORE)
         else:
@@ -80,3 +93,17 @@ class Loss(nn.Module):
     def _of_classes(self) -> Tensor | None:
         weights = self._weights
         return weights if isinstance(weights, Tensor) else None
+
+
+def contact_loss(logit: Tensor, label: Tensor) -> Tensor:
+    """Half binary cross-entropy and half Dice of the contact channel, (n, rows, columns) each, over pixels
+    where the label is known; 0, with a gradient of 0, where none is."""
+    known = label != IGNORE
+    logit, truth = logit[known], label[known].float()
+    if not len(truth):
+        return logit.sum() * 0.0
+    entropy = functional.binary_cross_entropy_with_logits(logit, truth)
+    probability = logit.sigmoid()
+    # 1 in both sums: a batch without contact teaches by its cross-entropy.
+    dice = 1 - (2 * (probability * truth).sum() + 1) / (probability.sum() + truth.sum() + 1)
+    return (entropy + dice) / 2

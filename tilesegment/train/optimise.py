@@ -15,10 +15,25 @@ from tilesegment.settings import nearest
 from tilesegment.train.config import NamedConfig, TrainConfig
 
 
-def make_optimizer(config: NamedConfig, network: nn.Module) -> Optimizer:
-    """An optimiser of `torch.optim` by name. Raises SettingsError for an unknown name or argument."""
+def make_optimizer(config: NamedConfig, network: nn.Module, encoder_rate: float = 1.0) -> Optimizer:
+    """An optimiser of `torch.optim` by name. encoder_rate: the encoder's learning rate, times that of the
+    rest. Raises SettingsError for an unknown name or argument."""
     known = {n: k for n, k in vars(torch.optim).items() if inspect.isclass(k) and issubclass(k, Optimizer)}
-    made: Optimizer = _made("optimizer", config, known, (list(network.parameters()),), {})
+    parameters = list(network.parameters())
+    if encoder_rate == 1:
+        return _optimizer(config, known, parameters)
+    encoder = getattr(network, "encoder", None)
+    if not isinstance(encoder, nn.Module):
+        raise SettingsError(f"encoder_rate: {type(network).__name__} has no encoder of its own")
+    inside = {id(parameter) for parameter in encoder.parameters()}
+    made = _optimizer(config, known, [p for p in parameters if id(p) not in inside])
+    made.add_param_group({"params": list(encoder.parameters())})
+    made.param_groups[1]["lr"] = made.param_groups[0]["lr"] * encoder_rate
+    return made
+
+
+def _optimizer(config: NamedConfig, known: dict[str, Any], parameters: list[nn.Parameter]) -> Optimizer:
+    made: Optimizer = _made("optimizer", config, known, (parameters,), {})
     return made
 
 

@@ -19,11 +19,12 @@ from tilesegment.datasets.sample import Reader
 from tilesegment.errors import ModelError, OutputError, SettingsError
 from tilesegment.evaluate.pixels import Confusion
 from tilesegment.model.build import build_network, load_network, load_weights
-from tilesegment.model.card import Card
+from tilesegment.model.card import IMAGENET_MEAN, IMAGENET_STD, Card
+from tilesegment.model.pretrained import Normalisation, normalisation, packaged_weights, start_encoder
 from tilesegment.model.store import find_model
 from tilesegment.train.batches import FixedData, views
 from tilesegment.train.checkpoint import STATE
-from tilesegment.train.config import TrainConfig, plain
+from tilesegment.train.config import TrainConfig, load_config, plain
 from tilesegment.train.loop import BEST, Status, Trainer, read_workers
 from tilesegment.train.plots import coloured, draw_confusion, draw_curves, draw_panels, laid_over, picture
 from tilesegment.train.processes import Processes
@@ -104,14 +105,16 @@ def make_card(config: TrainConfig, reader: Reader) -> Card:
     one_channel = "bce" in config.loss
     size, fitted = config.data.size, config.data.fit == "resize"
     aerial = config.data.reader.startswith("rooftop")
+    mean, std = _normalisation(config)
     return Card(
         name=config.name,
         architecture=config.model.architecture,
         encoder=config.model.encoder,
         classes=reader.classes[1:] if one_channel else reader.classes,
         value_range=config.card.value_range,
-        mean=config.card.mean,
-        std=config.card.std,
+        mean=mean,
+        std=std,
+        contact=config.model.contact,
         gsd=reader.gsd,
         image_size=size if fitted and not aerial else None,
         tile=config.card.tile or (_AERIAL_TILE if aerial else size),
@@ -122,6 +125,19 @@ def make_card(config: TrainConfig, reader: Reader) -> Card:
         credits=config.card.credits,
         data=(config.data.reader,),
     )
+
+
+def _normalisation(config: TrainConfig) -> Normalisation:
+    """Mean and standard deviation by band: as given, or those of the weights that training starts from."""
+    model = config.model
+    known = None
+    if model.start not in (None, "coco"):
+        card = find_model(str(model.start)).card
+        known = card.mean, card.std
+    elif model.encoder_weights is not None:
+        known = normalisation(model.encoder)
+    mean, std = known or (IMAGENET_MEAN, IMAGENET_STD)
+    return config.card.mean or mean, config.card.std or std
 
 
 def start_network(config: TrainConfig, card: Card, note: Callable[[str], None]) -> tuple[nn.Module, Card]:
@@ -136,7 +152,7 @@ def start_network(config: TrainConfig, card: Card, note: Callable[[str], None]) 
             weights = wanted.encoder_weights or "random"
             note(f"{error}; starting with {wanted.architecture} from {weights} weights")
     if wanted.start in (None, "coco"):
-        return build_network(card, wanted.encoder_weights), card
+        return _from_encoder(wanted.encoder_weights, card, note), card
     start = find_model(str(wanted.start))
     network = build_network(card)
     taken, total = load_weights(network, start)
@@ -149,6 +165,22 @@ def start_network(config: TrainConfig, card: Card, note: Callable[[str], None]) 
     if taken < total:
         note(f"{taken} of {total} weights are those of {start.name}; the others do not fit and start anew")
     return network, card
+
+
+def _from_encoder(weights: str | None, card: Card, note: Callable[[str], None]) -> nn.Module:
+    """A network whose encoder starts from `imagenet` weights, a file of weights, or (None) from nothing.
+
+    An installed package of ImageNet weights is asked before the hub, which may be out of reach."""
+    packaged = packaged_weights(card.encoder) if weights == "imagenet" else None
+    if weights is None or (weights == "imagenet" and packaged is None):
+        return build_network(card, weights)
+    network = build_network(card)
+    if not isinstance(network.encoder, nn.Module):
+        raise ModelError(f"model.encoder_weights: {card.architecture} has no encoder of its own")
+    path = packaged or Path(str(weights))
+    taken, total = start_encoder(network.encoder, path)
+    note(f"{taken} of {total} weights of the encoder are those of {path.name}")
+    return network
 
 
 def _network_of(folder: Path, card: Card) -> tuple[nn.Module, Card]:
@@ -184,7 +216,8 @@ def _check_folder(folder: Path, config: TrainConfig, going_on: bool, resume: boo
     if folder.exists() and any(folder.iterdir()) and not resume and not overwrite:
         raise OutputError(f"{folder}: exists already; give --resume, --overwrite or another -o")
     if going_on:
-        before = yaml.safe_load((folder / _CONFIG).read_text(encoding="utf-8"))
+        # Through the parser: a key that an older version did not write has its default.
+        before = plain(load_config(str(folder / _CONFIG)))
         changed = [
             key for key, value in plain(config).items() if before.get(key) != value and key != "epochs"
         ]

@@ -42,12 +42,12 @@ class OnnxPredictor:
         return Strip(weights, self._card.channels, width, top)
 
     def _run(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.uint16]:
-        found = []
+        found, classes = [], len(self._card.classes)
         for tile, mask in zip(values, valid, strict=True):
             height, width = mask.shape
             ready = normalise(tile, mask, self._setup.low, self._setup.high, self._card)
             ready = np.pad(ready, [(0, 0), (0, self._padded[0] - height), (0, self._padded[1] - width)])
-            logits = self._session.run(None, {"tiles": ready[None]})[0][..., :height, :width]
+            logits = self._session.run(None, {"tiles": ready[None]})[0][:, :classes, :height, :width]
             found.append(count_probability(_probability(logits)))
         return np.concatenate(found)
 

@@ -131,8 +131,8 @@ class TorchPredictor:
         return torch.where(valid[:, None], scaled, 0.0)
 
     def _probability(self, batch: torch.Tensor) -> torch.Tensor:
-        logits = padded_logits(self._network, batch).float()
         classes = len(self._card.classes)
+        logits = padded_logits(self._network, batch)[:, :classes].float()
         if classes == 1:
             return logits.sigmoid()
         if classes == 2:

@@ -1,0 +1,119 @@
+"""What is known of single buildings: boxes around them, and where two of them touch."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.features import rasterize
+from scipy import ndimage
+
+from tilesegment.datasets.sample import IGNORE
+from tilesegment.errors import InputError
+from tilesegment.raster.aoi import read_polygons
+from tilesegment.raster.picture import Part, read_picture
+from tilesegment.raster.source import open_scene
+
+# Within this many metres of two buildings a pixel is contact; at least one pixel to each side.
+CONTACT_METRES = 0.4
+# `Pair.instances` of places whose masks hold every building as a region of its own.
+BY_MASK = "mask"
+# This share of a box's width and height, about its centre, is taken for roof: buildings fill the middle of
+# their boxes, whichever way they are turned.
+_CORE = 0.4
+
+Box = tuple[int, int, int, int]
+
+
+def read_boxes(path: Path) -> dict[str, tuple[Box, ...]]:
+    """The boxes of a `boxes.json`: (column, row, width, height) of every building, by picture.
+
+    Raises InputError where it holds anything else.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        found = {}
+        for name, boxes in raw.items():
+            rows = [tuple(int(value) for value in box) for box in boxes]
+            if any(len(row) != 4 or row[2] < 0 or row[3] < 0 for row in rows):
+                raise ValueError(f"{name}: a box is [x, y, width, height]")
+            found[str(name)] = tuple((x, y, width, height) for x, y, width, height in rows)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: no boxes by picture ({error})") from error
+    return found
+
+
+def label_of_boxes(
+    boxes: tuple[Box, ...], size: tuple[int, int], part: Part | None = None
+) -> NDArray[np.uint8]:
+    """A label from boxes around all buildings of a picture of `size` (rows, columns): 0 outside of them, 1
+    in their cores, IGNORE in the rest, where nobody knows how much is roof."""
+    label = np.zeros(size, np.uint8)
+    for col, row, width, height in boxes:
+        label[max(0, row) : row + height, max(0, col) : col + width] = IGNORE
+    # Cores last: a box that lies in another's rim is a building all the same.
+    for col, row, width, height in boxes:
+        top, left = row + (1 - _CORE) / 2 * height, col + (1 - _CORE) / 2 * width
+        rows = slice(max(0, round(top)), max(0, round(top + _CORE * height)))
+        cols = slice(max(0, round(left)), max(0, round(left + _CORE * width)))
+        label[rows, cols] = 1
+    return label if part is None else _nearest(label, part)
+
+
+def contact_of(label: Path, instances: str, part: Part, gsd: float) -> NDArray[np.uint8]:
+    """Where a part of a picture, whose pixels are `gsd` metres, lies within 0.4 m of two buildings: 1, else
+    0, (rows, columns) of the part.
+
+    label: the mask, whose grid the buildings are on; instances: `mask`, or a vector file of them.
+    """
+    if instances == BY_MASK:
+        mask = read_picture(label, None if part.window is None else _native(part))[0]
+        numbers = ndimage.label(mask > 0, np.ones((3, 3)))[0]
+        numbers = _nearest(numbers, Part(None, part.shape))
+    else:
+        numbers = _nearest(_numbered(label, instances), part)
+    return _between(numbers, max(1.0, CONTACT_METRES / gsd))
+
+
+def _between(numbers: NDArray[Any], radius: float) -> NDArray[np.uint8]:
+    """1 where two numbers other than 0 lie within `radius` pixels."""
+    reach = int(np.floor(radius))
+    steps = np.arange(-reach, reach + 1)
+    disk = steps[:, None] ** 2 + steps[None, :] ** 2 <= radius**2
+    highest = ndimage.grey_dilation(numbers, footprint=disk)
+    none = np.iinfo(np.int32).max
+    lowest = ndimage.grey_erosion(np.where(numbers == 0, none, numbers), footprint=disk)
+    return np.asarray((highest > 0) & (lowest < highest), np.uint8)
+
+
+@lru_cache(maxsize=512)
+def _numbered(label: Path, instances: str) -> NDArray[np.int32]:
+    """A number for every building of a vector file, on a picture's own pixels; 0 where none is."""
+    with open_scene(label, bands=1) as scene:
+        grid = scene.native
+    footprints = read_polygons(instances, grid)
+    shape = (grid.height, grid.width)
+    shapes = ((polygon, number) for number, polygon in enumerate(footprints, 1))
+    return np.asarray(rasterize(shapes, shape, dtype="int32"), np.int32)
+
+
+def _native(part: Part) -> Part | None:
+    window = part.window
+    return None if window is None else Part(window, (window.height, window.width))
+
+
+def _nearest(values: NDArray[Any], part: Part) -> NDArray[Any]:
+    """A part of an array, to the nearest element, as GDAL takes it."""
+    window = part.window
+    if window is not None:
+        values = values[window.row : window.row_end, window.col : window.col_end]
+    taken = [
+        ((np.arange(wanted) + 0.5) * there / wanted).astype(np.int64)
+        for wanted, there in zip(part.shape, values.shape, strict=True)
+    ]
+    found: NDArray[Any] = values[np.ix_(*taken)]
+    return found
