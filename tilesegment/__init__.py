@@ -8,9 +8,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tilesegment.api import calibrate, open_scene, plan, predict, train_model, vectorize
+    from tilesegment.api import (
+        calibrate,
+        calibrate_temperature,
+        evaluate_model,
+        evaluate_scene,
+        open_scene,
+        plan,
+        predict,
+        train_model,
+        vectorize,
+    )
 
-__all__ = ["calibrate", "open_scene", "plan", "predict", "train_model", "vectorize"]
+__all__ = [
+    "calibrate",
+    "calibrate_temperature",
+    "evaluate_model",
+    "evaluate_scene",
+    "open_scene",
+    "plan",
+    "predict",
+    "train_model",
+    "vectorize",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,18 @@ from tilesegment.settings import (
     parse_tile,
 )
 
-__all__ = ["Scene", "calibrate", "open_scene", "plan", "predict", "train_model", "vectorize"]
+__all__ = [
+    "Scene",
+    "calibrate",
+    "calibrate_temperature",
+    "evaluate_model",
+    "evaluate_scene",
+    "open_scene",
+    "plan",
+    "predict",
+    "train_model",
+    "vectorize",
+]
 
 _Path = str | os.PathLike[str]
 _PARSERS: dict[str, Callable[[Any], Any]] = {
@@ -119,6 +130,125 @@ def calibrate(
     """
     path = None if output is None else Path(output)
     return calibrate_model(model, os.fspath(source), path, agreement, sites, overwrite)
+
+
+def evaluate_scene(
+    prediction: _Path,
+    truth: _Path,
+    *,
+    output: _Path | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Hold a prediction against the truth, class rasters or polygon layers each; the figures by name.
+
+    output: a folder to write figures, objects (CSV, GeoPackage), pictures and `report.html` to. settings:
+    `aoi`, `probability`, `distances`, `sizes`, `pixel`, `nodata`, as in `tilesegment evaluate`. Pixels are
+    those of the prediction, or of the truth where that is the raster. What cannot be said is None.
+
+    Raises `tilesegment.errors.TilesegmentError`.
+
+    >>> import tilesegment
+    >>> tilesegment.evaluate_scene("roofs.gpkg", "truth.gpkg")["objects"]["f1"]      # doctest: +SKIP
+    0.71
+    """
+    from tilesegment.run import evaluate as story
+    from tilesegment.run.evaluate_files import check_folder, write_answer
+
+    _refuse_unknown(settings, tuple(_names(story.Question)))
+    given: dict[str, Any] = dict(settings)
+    for name in ("distances", "sizes"):
+        if name in given:
+            given[name] = tuple(given[name])
+    for name in ("aoi", "probability"):
+        if given.get(name) is not None:
+            given[name] = os.fspath(given[name])
+    if output is not None:
+        check_folder(Path(output), overwrite)
+    question = story.Question(os.fspath(prediction), os.fspath(truth), **given)
+    with story.evaluate_scene(question, progress) as answer:
+        if output is not None:
+            write_answer(Path(output), answer)
+        return answer.figures
+
+
+def evaluate_model(
+    model: str,
+    data: _Path,
+    kind: str,
+    *,
+    split: str = "test",
+    changes: Sequence[str] = (),
+    output: _Path | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Predict a split of a labelled data set as `predict` does, and compare; the figures by name.
+
+    kind: a configuration or a reader, changes: `key=value` for it, as in `tilesegment check`. output: a
+    folder for figures, panels and `report.html`. Raises `tilesegment.errors.TilesegmentError`.
+
+    >>> import tilesegment
+    >>> tilesegment.evaluate_model("roofs", "dataset", "rooftop")["pixels"]["iou"]     # doctest: +SKIP
+    0.74
+    """
+    from tilesegment.run import evaluate_model as story
+    from tilesegment.run.evaluate_files import check_folder, write_model_answer
+
+    if output is not None:
+        check_folder(Path(output), overwrite)
+    reader = _reader_for(model, data, kind, changes)
+    figures, panels = story.evaluate_model(model, reader, os.fspath(data), split, progress=progress)
+    if output is not None:
+        write_model_answer(Path(output), figures, panels)
+    return figures
+
+
+def calibrate_temperature(
+    model: str,
+    data: _Path,
+    kind: str,
+    *,
+    split: str = "val",
+    changes: Sequence[str] = (),
+    output: _Path | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Fit the temperature that makes a model's probabilities most likely on a split, and store it in its
+    card, where prediction finds it. output: the model file to write, by default `model` itself.
+
+    Raises `tilesegment.errors.TilesegmentError`.
+
+    >>> import tilesegment
+    >>> tilesegment.calibrate_temperature("m.safetensors", "dataset", "rooftop")["temperature"]
+    ... # doctest: +SKIP
+    1.4
+    """
+    from tilesegment.run import evaluate_model as story
+
+    path = None if output is None else Path(output)
+    return story.calibrate_temperature(
+        model, _reader_for(model, data, kind, changes), split, path, overwrite
+    )
+
+
+def _reader_for(model: str, data: _Path, kind: str, changes: Sequence[str]) -> Any:
+    """A data set as a model sees it: aerial tiles at the model's pixel size."""
+    from tilesegment.datasets.opening import open_reader, reader_names
+    from tilesegment.model.store import find_model
+    from tilesegment.train.config import load_config, load_options
+
+    card = find_model(model).card
+    if kind in reader_names():
+        options, size, seed = load_options(changes), card.tile, 0
+    else:
+        config = load_config(kind, changes)
+        options, size, seed = config.data.options, config.data.size, config.seed
+        kind = config.data.reader
+    if kind.startswith("rooftop") and card.gsd is not None:
+        options.setdefault("gsd", card.gsd)
+    return open_reader(kind, Path(data), options, size, seed)
 
 
 def train_model(

@@ -21,7 +21,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _VECTOR = VectorSettings()
 
 
-class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.3 on
+class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.3 on
     """A click type from a parsing function that raises SettingsError."""
 
     def __init__(self, name: str, parse: Callable[[Any], Any]) -> None:
@@ -29,6 +29,7 @@ class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 
         self._parse = parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """What the parser makes of a value; a usage error where it refuses."""
         try:
             return self._parse(value)
         except SettingsError as error:
@@ -49,7 +50,9 @@ def _bytes(value: Any) -> int:
     return parse_bytes(str(value))
 
 
-def _numbers(kind: Callable[[str], Any], count: int | None, example: str) -> Callable[[Any], Any]:
+def numbers(kind: Callable[[str], Any], count: int | None, example: str) -> Callable[[Any], Any]:
+    """A parser of numbers between commas, `count` of them."""
+
     def parse(value: Any) -> tuple[Any, ...]:
         parts = value if isinstance(value, list | tuple) else str(value).split(",")
         try:
@@ -82,7 +85,7 @@ def option(*flags: str, **attributes: Any) -> Decorator:
 
 def pairs(flag: str, text: str) -> Decorator:
     """A repeatable NAME=VALUE option."""
-    return option(flag, multiple=True, type=_Parsed("NAME=VALUE", _pair), metavar="NAME=VALUE", help=text)
+    return option(flag, multiple=True, type=Parsed("NAME=VALUE", _pair), metavar="NAME=VALUE", help=text)
 
 
 def together(*options: Decorator) -> Decorator:
@@ -121,21 +124,21 @@ OVERWRITE = option("--overwrite", is_flag=True, help="Replace outputs that exist
 VECTOR = together(
     option(
         "--min-area",
-        type=_Parsed("AREA", _measure),
+        type=Parsed("AREA", _measure),
         default=str(_VECTOR.min_area),
         show_default=True,
         help="Drop polygons below this area (m2, or 20px).",
     ),
     option(
         "--simplify",
-        type=_Parsed("LENGTH", _measure),
+        type=Parsed("LENGTH", _measure),
         default=str(_VECTOR.simplify),
         show_default=True,
         help="How far outlines may move (m, or 1px; 0 keeps every pixel corner).",
     ),
     option(
         "--fill-holes",
-        type=_Parsed("AREA", _measure),
+        type=Parsed("AREA", _measure),
         default=str(_VECTOR.fill_holes),
         show_default=True,
         help="Fill holes below this area (m2, or 20px).",
@@ -169,20 +172,18 @@ LOGS = together(
 )
 SCENE = together(
     option("--model", default="roofs", show_default=True, help="Bundled name, file or folder."),
-    option("--tile", type=_Parsed("PIXELS", _tile), help="Tile: 512, or 512x1024 (rows x columns)."),
+    option("--tile", type=Parsed("PIXELS", _tile), help="Tile: 512, or 512x1024 (rows x columns)."),
     option("--overlap", type=int, help="Pixels shared by neighbouring tiles."),
     option("--blend", default="cosine", show_default=True, help="linear, cosine or gauss."),
     option("--batch", type=int, help="Tiles a forward pass."),
     option("--threshold", type=float, help="Least probability, for models of two classes."),
     option("--gsd", type=float, help="Metres a pixel to predict at; the model's by default."),
-    option(
-        "-b", "--bidx", type=_Parsed("BANDS", _numbers(int, None, "1,2,3")), help="Bands, from 1: 1,2,3."
-    ),
+    option("-b", "--bidx", type=Parsed("BANDS", numbers(int, None, "1,2,3")), help="Bands, from 1: 1,2,3."),
     NODATA,
     option("--stretch", help="Value range: MIN,MAX or percentiles 2%,98%."),
     option(
         "--bbox",
-        type=_Parsed("BOX", _numbers(float, 4, "left,bottom,right,top")),
+        type=Parsed("BOX", numbers(float, 4, "left,bottom,right,top")),
         help="left,bottom,right,top in the scene's CRS.",
     ),
     option("--aoi", help="Vector file: only inside its polygons."),
@@ -202,7 +203,7 @@ RUNNING = together(
     option("--scheduler", help="Join a Dask scheduler: tcp://host:8786."),
     option(
         "--max-memory",
-        type=_Parsed("BYTES", _bytes),
+        type=Parsed("BYTES", _bytes),
         help="Budget of each process, like 2GB; half of the machine's by default.",
     ),
 )

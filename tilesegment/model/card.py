@@ -15,6 +15,8 @@ CARD_VERSION = 1
 # DeepLabV3+/ResNet-101 and U-Net/ResNet-34 in torch fp32 and rounded up.
 DEFAULT_ACTIVATION_BYTES = 1200
 
+# What the class is called that objects lie on, or that says nothing.
+BACKGROUND_NAMES = frozenset({"background", "unlabeled", "unlabelled", "void", "ignore"})
 # Of ImageNet's pictures in 0..1, which most published weights were trained with.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -40,6 +42,7 @@ class Card:
     contact: the network has one more channel after the classes, the logit of lying between two buildings
     that touch or nearly do.
     tile: (rows, columns), overlap: pixels, threshold: least probability of a two-class model's class 1.
+    temperature: what logits are divided by, so that probabilities mean what they say.
     activation_bytes: peak memory of a forward pass, a pixel. options: further arguments of the
     architecture. data, credits, metrics: where it comes from.
     """
@@ -59,6 +62,7 @@ class Card:
     tile: tuple[int, int] = (512, 512)
     overlap: int = 64
     threshold: float = 0.5
+    temperature: float = 1.0
     activation_bytes: int = DEFAULT_ACTIVATION_BYTES
     options: dict[str, Any] = field(default_factory=dict)
     license: str = ""
@@ -78,6 +82,8 @@ class Card:
             raise ModelError(f"card of {self.name!r}: no classes")
         if not self.value_range[0] < self.value_range[1] or min(self.std) <= 0:
             raise ModelError(f"card of {self.name!r}: the value range or a standard deviation is empty")
+        if not self.temperature > 0:
+            raise ModelError(f"card of {self.name!r}: temperature {self.temperature} is not above 0")
         if not 0 < self.threshold < 1:
             raise ModelError(f"card of {self.name!r}: threshold {self.threshold} is not between 0 and 1")
 
@@ -106,8 +112,7 @@ class Card:
     @property
     def foreground(self) -> tuple[int, ...]:
         """Values that become polygons: all but a background."""
-        background = {"background", "unlabeled", "unlabelled", "void", "ignore"}
-        return tuple(v for v, c in self.labels.items() if c.name.lower() not in background)
+        return tuple(v for v, c in self.labels.items() if c.name.lower() not in BACKGROUND_NAMES)
 
     def to_json(self) -> str:
         """As `from_json` reads it."""

@@ -13,14 +13,19 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.warp import reproject
 from rasterio.windows import Window as RasterioWindow
 
 from tilesegment.errors import InputError
 from tilesegment.grid import Window
 from tilesegment.raster.source import Pixels, gdal_environment, open_scene
+
+# GDAL resamples between grids of one CRS; which one does not matter.
+_ANYWHERE = "EPSG:3857"
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,22 @@ def read_colour(path: Path, part: Part | None = None) -> Pixels:
     if len(values) < 3:
         values = np.repeat(values[:1], 3, axis=0)
     return Pixels(values, valid)
+
+
+def resampled(values: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """An array (bands, rows, columns) at another size, averaging or bilinear, as pictures are read."""
+    bands, rows, cols = values.shape
+    result = np.empty((bands, *shape), values.dtype)
+    reproject(
+        np.ascontiguousarray(values),
+        result,
+        src_transform=Affine.scale(1 / cols, 1 / rows),
+        dst_transform=Affine.scale(1 / shape[1], 1 / shape[0]),
+        src_crs=_ANYWHERE,
+        dst_crs=_ANYWHERE,
+        resampling=Resampling.average if shape[0] < rows else Resampling.bilinear,
+    )
+    return result
 
 
 def metres_of(path: Path) -> float | None:

@@ -31,7 +31,7 @@ from tilesegment.run.blockfile import BlockInfo, BlockPixels, new_block
 from tilesegment.run.finished import Finished
 from tilesegment.run.job import BlockTask, Job, trace_block
 from tilesegment.run.stopwatch import Stopwatch
-from tilesegment.run.tilerows import cut_tile, tile_rows, wanted_part
+from tilesegment.run.tilerows import PixelSource, cut_tile, tile_rows, wanted_part
 from tilesegment.tiling.blend import NODATA, tile_weights
 from tilesegment.tiling.memory import rows_waiting
 from tilesegment.tiling.plan import Block
@@ -96,7 +96,7 @@ class Sink(Protocol):
 
 
 def predict_rows(
-    scene: Scene,
+    scene: PixelSource,
     predictor: Predictor,
     job: Job,
     block: Block,

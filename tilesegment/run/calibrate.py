@@ -22,7 +22,7 @@ def calibrate_model(
 ) -> dict[str, Any]:
     """See `tilesegment.calibrate`."""
     model = find_model(name)
-    target = _target(model, output, overwrite)
+    target = model_target(model, output, overwrite)
     card = model.card
     choice = choose_engine("auto", "auto", "auto")
     with gdal_environment(), open_scene(source, bands=len(card.bands), gsd=card.gsd) as scene:
@@ -59,7 +59,9 @@ def calibrate_model(
     }
 
 
-def _target(model: ModelFile, output: Path | None, overwrite: bool) -> Path:
+def model_target(model: ModelFile, output: Path | None, overwrite: bool) -> Path:
+    """Where a model with a changed card is written: over itself, or under a new name. Raises ModelError or
+    OutputError where it cannot be."""
     if output is None:
         if model.bundled or Path(model.name).is_dir():
             raise ModelError(f"{model.name}: its card cannot be changed; name a new file with -o")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilesegment.grid import Window
 from tilesegment.raster.aoi import inside_aoi
-from tilesegment.raster.source import Pixels, Scene, gdal_environment
+from tilesegment.raster.source import Pixels, gdal_environment
 from tilesegment.run.job import Job
 from tilesegment.run.stopwatch import Stopwatch
 from tilesegment.tiling.plan import Block
@@ -27,7 +28,15 @@ class TileRow:
     wanted: NDArray[np.bool_]
 
 
-def tile_rows(scene: Scene, job: Job, block: Block, watch: Stopwatch) -> Iterator[TileRow]:
+class PixelSource(Protocol):
+    """What tiles are cut from: a scene, or a picture in memory."""
+
+    def read(self, window: Window) -> Pixels:
+        """Pixels of a window, invalid where it reaches beyond the source."""
+        ...
+
+
+def tile_rows(scene: PixelSource, job: Job, block: Block, watch: Stopwatch) -> Iterator[TileRow]:
     """The rows of tiles of a block, each read while the one before is being predicted."""
     plan = job.plan
     first, last = plan.cols.start(block.tile_cols[0]), plan.cols.start(block.tile_cols[-1])

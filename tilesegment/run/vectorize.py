@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from tilesegment.errors import InputError, OutputError, SettingsError
 from tilesegment.grid import Window
 from tilesegment.model.card import ModelClass, default_colours
+from tilesegment.raster.labels import category_names
 from tilesegment.raster.source import Scene, SceneSpec, gdal_environment, open_scene
 from tilesegment.run.blockfile import new_block
 from tilesegment.run.ledger import Ledger, open_ledger
@@ -187,7 +186,7 @@ def _trace(spec: SceneSpec, plan: Plan, ledger: Ledger, tolerance: tuple[float, 
 
 def _labels(scene: Scene, values: list[int]) -> dict[int, ModelClass]:
     """Names from GDAL's category names and colours from the colour table, where the raster has them."""
-    names = _category_names(scene.path)
+    names = category_names(scene.path)
     colours = scene.colours()
     chosen = values[:_MOST_NAMED]
     spare = dict(zip(chosen, default_colours(len(chosen) + 1)[1:], strict=True))
@@ -195,11 +194,3 @@ def _labels(scene: Scene, values: list[int]) -> dict[int, ModelClass]:
         value: ModelClass(names.get(value) or str(value), colours.get(value, spare[value]))
         for value in chosen
     }
-
-
-def _category_names(path: str) -> dict[int, str]:
-    sidecar = Path(path + ".aux.xml")
-    if not sidecar.is_file():
-        return {}
-    found = re.findall(r"<Category>(.*?)</Category>", sidecar.read_text(encoding="utf-8", errors="replace"))
-    return {value: html.unescape(name) for value, name in enumerate(found)}

@@ -73,7 +73,7 @@ def write_layer(path: Path, layer: Layer, batches: Iterator[Features]) -> int:
         else:
             _write_ogr(path, driver, layer, target, tables)
             if driver == "GPKG":
-                _add_style(path, layer)
+                add_style(path, layer.name, layer_style(layer.labels))
     except (OSError, RuntimeError) as error:
         if counter.error is not None:
             raise counter.error from None
@@ -235,8 +235,8 @@ def _projjson(crs: str | None) -> Any:
     return None if crs is None else CRS.from_user_input(crs).to_json_dict()
 
 
-def layer_style(labels: dict[int, ModelClass]) -> str:
-    """A QGIS style (QML): outlines and light fills in the classes' colours."""
+def layer_style(labels: dict[int, ModelClass], column: str = "class") -> str:
+    """A QGIS style (QML): outlines and light fills in the classes' colours, by the names in a column."""
     categories, symbols = [], []
     for number, entry in enumerate(labels.values()):
         name = entry.name.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
@@ -251,14 +251,14 @@ def layer_style(labels: dict[int, ModelClass]) -> str:
         )
     return (
         '<!DOCTYPE qgis PUBLIC "http://mrcc.com/qgis.dtd" "SYSTEM"><qgis styleCategories="Symbology">'
-        '<renderer-v2 type="categorizedSymbol" attr="class" forceraster="0" enableorderby="0">'
+        f'<renderer-v2 type="categorizedSymbol" attr="{column}" forceraster="0" enableorderby="0">'
         f"<categories>{''.join(categories)}</categories><symbols>{''.join(symbols)}</symbols>"
         "</renderer-v2></qgis>"
     )
 
 
-def _add_style(path: Path, layer: Layer) -> None:
-    """QGIS reads the default style of a GeoPackage from its table `layer_styles`."""
+def add_style(path: Path, name: str, style: str) -> None:
+    """QGIS reads the default style of a GeoPackage's layer from its table `layer_styles`."""
     with sqlite3.connect(path) as database:
         database.execute(
             "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, "
@@ -271,7 +271,7 @@ def _add_style(path: Path, layer: Layer) -> None:
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
             "f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner) "
             "VALUES ('', '', ?, 'geom', 'classes', ?, '', 1, 'written by tilesegment', '')",
-            (layer.name, layer_style(layer.labels)),
+            (name, style),
         )
         database.execute(
             "INSERT INTO gpkg_contents (table_name, data_type, identifier) "

@@ -48,7 +48,7 @@ class OnnxPredictor:
             ready = normalise(tile, mask, self._setup.low, self._setup.high, self._card)
             ready = np.pad(ready, [(0, 0), (0, self._padded[0] - height), (0, self._padded[1] - width)])
             logits = self._session.run(None, {"tiles": ready[None]})[0][:, :classes, :height, :width]
-            found.append(count_probability(_probability(logits)))
+            found.append(count_probability(_probability(logits / np.float32(self._card.temperature))))
         return np.concatenate(found)
 
 

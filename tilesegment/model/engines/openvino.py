@@ -127,6 +127,8 @@ def _with_ends(network: Any, card: Card, batch: int, dtype: np.dtype[Any], setup
         logits = op.slice(logits, [0, 0], list(tile), [1, 1], [2, 3]).output(0)
     if card.contact:
         logits = op.slice(logits, [0], [len(card.classes)], [1], [1]).output(0)
+    if card.temperature != 1:
+        logits = op.divide(logits, np.float32(card.temperature)).output(0)
     counts = op.round(
         op.multiply(_probability(logits, len(card.classes)), np.float32(FINE_MAX)), "half_to_even"
     )

@@ -132,7 +132,7 @@ class TorchPredictor:
 
     def _probability(self, batch: torch.Tensor) -> torch.Tensor:
         classes = len(self._card.classes)
-        logits = padded_logits(self._network, batch)[:, :classes].float()
+        logits = padded_logits(self._network, batch)[:, :classes].float() / self._card.temperature
         if classes == 1:
             return logits.sigmoid()
         if classes == 2:

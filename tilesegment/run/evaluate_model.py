@@ -1,0 +1,371 @@
+"""The story of an evaluation: a model on a labelled data set, predicted as `predict` does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tilesegment.datasets.sample import IGNORE, SPLITS, Reader, Sample
+from tilesegment.errors import InputError, ModelError, SettingsError
+from tilesegment.evaluate.confidence import calibration_error, fit_temperature, threshold_curve
+from tilesegment.evaluate.pixels import Confusion
+from tilesegment.evaluate.summary import pixel_intervals, pixel_summary, reliability_of_pixels
+from tilesegment.grid import Window
+from tilesegment.model.card import Card, ModelClass
+from tilesegment.model.engines import Predictor, Setup, load_engine
+from tilesegment.model.engines.choose import choose_engine
+from tilesegment.model.store import ModelFile, find_model, read_weights, save_model
+from tilesegment.raster.picture import resampled
+from tilesegment.raster.source import Pixels, SceneSpec
+from tilesegment.run.block import predict_rows
+from tilesegment.run.blockfile import BlockPixels
+from tilesegment.run.calibrate import model_target
+from tilesegment.run.job import Job, TraceSettings
+from tilesegment.run.prepare import cores
+from tilesegment.run.publish import discard, publish, temporary_for
+from tilesegment.run.stopwatch import Stopwatch
+from tilesegment.tiling.blend import FINE_MAX, NODATA, PROBABILITY_MAX
+from tilesegment.tiling.plan import Plan
+from tilesegment.vector.trace import Fragments
+
+Progress = Callable[[int, int], None]
+# Intervals are drawn from places where there are so many, else from pictures.
+_LEAST_PLACES = 5
+_PANELS, _PANEL = 6, 320
+# A temperature is fitted on about so many pixels.
+_FITTED = 2_000_000
+
+
+@dataclass
+class _Picture:
+    """A picture in memory, read as a scene is."""
+
+    sample: Sample
+
+    def read(self, window: Window) -> Pixels:
+        bands, rows, cols = self.sample.values.shape
+        values = np.zeros((bands, window.height, window.width), self.sample.values.dtype)
+        valid = np.zeros((window.height, window.width), np.bool_)
+        inside = window.intersection(Window(0, 0, rows, cols))
+        if inside is not None:
+            here, there = inside.relative_to(window).slices, inside.slices
+            values[:, here[0], here[1]] = self.sample.values[:, there[0], there[1]]
+            valid[here] = self.sample.valid[there]
+        return Pixels(values, valid)
+
+
+@dataclass
+class _Collected:
+    """Where predicted rows go."""
+
+    probability: NDArray[np.uint8]
+    classes: NDArray[np.uint8] | None = None
+
+    def rows(self, row: int, pixels: BlockPixels) -> None:
+        end = row + len(pixels.probability)
+        self.probability[row:end] = pixels.probability
+        if pixels.classes is not None:
+            if self.classes is None:
+                self.classes = np.full_like(self.probability, NODATA)
+            self.classes[row:end] = pixels.classes
+
+    def fragments(self, band: int, fragments: Fragments) -> None:
+        """Nothing is traced."""
+
+
+@dataclass
+class ModelRunner:
+    """A model, loaded once, that predicts pictures in memory by tiles and blending."""
+
+    model: ModelFile
+    dtype: str
+    predictor: Predictor = field(init=False)
+
+    def __post_init__(self) -> None:
+        card, self._choice = self.model.card, choose_engine("auto", "auto", "auto")
+        bands = len(card.bands)
+        self._low, self._high = (card.value_range[0],) * bands, (card.value_range[1],) * bands
+        setup = Setup(
+            tile=card.tile,
+            dtype=self.dtype,
+            low=self._low,
+            high=self._high,
+            device=self._choice.device,
+            precision=self._choice.precision,
+            lanes=cores(),
+        )
+        self.predictor = load_engine(self._choice.engine, self.model, setup)
+        self._tracing = TraceSettings(card.threshold, card.foreground, trace=False)
+
+    def predict(self, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Classes and probability (rows, columns), as in a run's masks; NODATA where nothing is valid."""
+        card, (rows, cols) = self.model.card, sample.label.shape
+        plan = Plan(rows, cols, Window(0, 0, rows, cols), card.tile, card.overlap)
+        job = Job(
+            scene=SceneSpec("", tuple(range(1, len(card.bands) + 1))),
+            model=self.model,
+            plan=plan,
+            dtype=self.dtype,
+            low=self._low,
+            high=self._high,
+            blend="cosine",
+            engine=self._choice,
+            batch=None,
+            lanes=cores(),
+            aoi=None,
+            tracing=self._tracing,
+            folder="",
+        )
+        found = _Collected(np.full((rows, cols), NODATA, np.uint8))
+        for block in plan.blocks:
+            predict_rows(_Picture(sample), self.predictor, job, block, Stopwatch(), found)
+        return self._tracing.classes(found.classes, found.probability), found.probability
+
+
+def evaluate_model(
+    name: str,
+    reader: Reader,
+    data: str,
+    split: str,
+    *,
+    progress: Progress = lambda done, total: None,
+) -> tuple[dict[str, Any], Image.Image | None]:
+    """Figures of a model on a split, and panels of some of its pictures.
+
+    Raises ModelError where the model's classes are not the data set's, InputError for an empty split.
+    """
+    model = find_model(name)
+    card = model.card
+    names = _common_names(card, reader)
+    pictures = _names(reader, split)
+    matrices: list[NDArray[np.int64]] = []
+    counts = np.zeros((2, PROBABILITY_MAX + 1), np.int64)
+    panels: list[Image.Image] = []
+    runner: ModelRunner | None = None
+    for index in range(len(pictures)):
+        sample = reader.read(split, index, None)
+        seen = at_card_size(sample, card)
+        runner = runner or ModelRunner(model, str(seen.values.dtype))
+        classes, probability = (_sized(part, sample.label.shape) for part in runner.predict(seen))
+        known = (sample.label != IGNORE) & sample.valid & (classes != NODATA)
+        matrices.append(_counted(sample.label[known], classes[known], len(names)))
+        if card.is_binary:
+            flat = (sample.label[known] == 1).astype(np.int64) * (PROBABILITY_MAX + 1) + probability[known]
+            counts += np.bincount(flat, minlength=counts.size).reshape(2, -1)
+        if index % max(1, len(pictures) // _PANELS) == 0 and len(panels) < _PANELS:
+            panels.append(_panel(sample, classes, card))
+        progress(index + 1, len(pictures))
+    figures = {
+        "model": name,
+        "sha256": model.sha256,
+        "data": data,
+        "split": split,
+        "pictures": len(pictures),
+        "pixels": _pixel_figures(np.stack(matrices), names, pictures, counts if card.is_binary else None),
+    }
+    return figures, _stacked(panels)
+
+
+def calibrate_temperature(
+    name: str, reader: Reader, split: str, output: Path | None, overwrite: bool
+) -> dict[str, Any]:
+    """Fit a temperature on a split and write the model with it in its card: what it says before and after.
+
+    The threshold moves along, so that no class changes. Raises as `evaluate_model`, OutputError.
+    """
+    model = find_model(name)
+    card = model.card
+    target = model_target(model, output, overwrite)
+    _common_names(card, reader)
+    scores, truth = _scores(model, reader, split)
+    if not len(truth):
+        raise InputError(f"the {split} split has no labelled pixel")
+    factor = fit_temperature(scores, truth)
+    logit = math.log(card.threshold / (1 - card.threshold)) / factor
+    calibrated = replace(card, temperature=card.temperature * factor, threshold=1 / (1 + math.exp(-logit)))
+    temporary = temporary_for(target)
+    try:
+        save_model(temporary, read_weights(model), calibrated)
+        publish(target)
+    except BaseException:
+        discard(temporary)
+        raise
+    return {
+        "model": str(target),
+        "split": split,
+        "pixels": len(truth),
+        "temperature_before": card.temperature,
+        "temperature": calibrated.temperature,
+        "likelihood_before": _likelihood(scores, truth, 1.0),
+        "likelihood": _likelihood(scores, truth, factor),
+    }
+
+
+def at_card_size(sample: Sample, card: Card) -> Sample:
+    """A picture at the size that a card for pictures says, as prediction reads it; others as they are."""
+    if card.image_size is None or sample.label.shape == card.image_size:
+        return sample
+    values = resampled(sample.values, card.image_size)
+    label, valid = (_sized(part, card.image_size) for part in (sample.label, sample.valid))
+    return Sample(values, label, valid)
+
+
+def _sized(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """To the nearest pixel."""
+    if array.shape == shape:
+        return array
+    rows, cols = (
+        ((2 * np.arange(wanted) + 1) * there) // (2 * wanted)
+        for wanted, there in zip(shape, array.shape, strict=True)
+    )
+    return array[np.ix_(rows, cols)]
+
+
+def _common_names(card: Card, reader: Reader) -> list[str]:
+    own, theirs = [c.name for c in card.labels.values()], [c.name for c in reader.classes]
+    if len(own) != len(theirs) or (len(own) > 2 and own != theirs):
+        raise ModelError(
+            f"{card.name}: its classes ({', '.join(own[:6])}) are not those of the data set "
+            f"({', '.join(theirs[:6])})"
+        )
+    return theirs
+
+
+def _names(reader: Reader, split: str) -> list[str]:
+    if split not in SPLITS:
+        raise SettingsError(f"--split {split!r}: use one of {', '.join(SPLITS)}")
+    names = list(reader.names(split))
+    if not names:
+        others = ", ".join(f"{part} {len(reader.names(part))}" for part in SPLITS)
+        raise InputError(f"the {split} split is empty (pictures: {others})")
+    return names
+
+
+def _counted(truth: NDArray[Any], found: NDArray[Any], classes: int) -> NDArray[np.int64]:
+    cells = np.bincount(truth.astype(np.int64) * classes + found, minlength=classes**2)
+    return np.asarray(cells.reshape(classes, classes), np.int64)
+
+
+def _pixel_figures(
+    matrices: NDArray[np.int64],
+    names: list[str],
+    pictures: list[str],
+    counts: NDArray[np.int64] | None,
+) -> dict[str, Any]:
+    squared = 0.0
+    if counts is not None:
+        steps = np.arange(PROBABILITY_MAX + 1) / PROBABILITY_MAX
+        squared = float(2 * ((steps[None] - np.arange(2)[:, None]) ** 2 * counts).sum())
+    figures = pixel_summary(Confusion(len(names), squared, matrices.sum(axis=0)), names)
+    places = [name.split("/")[0] if "/" in name else name for name in pictures]
+    kind, units = "pictures", matrices
+    if _LEAST_PLACES <= len(set(places)) < len(pictures):
+        kind = "places"
+        units = np.stack(
+            [matrices[[place == one for place in places]].sum(axis=0) for one in dict.fromkeys(places)]
+        )
+    figures["intervals"] = {"units": len(units), "of": kind, **pixel_intervals(units.astype(np.float64))}
+    if counts is None:
+        figures["mse"] = None
+    else:
+        figures["thresholds"] = threshold_curve(counts)
+        figures["reliability"] = reliability_of_pixels(counts)
+        figures["calibration_error"] = calibration_error(figures["reliability"])
+    return figures
+
+
+def _scores(model: ModelFile, reader: Reader, split: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Logarithms of probabilities (n, classes) and true classes (n,) of pixels spread over a split."""
+    found: list[NDArray[np.float64]] = []
+    truths: list[NDArray[np.int64]] = []
+    count = len(_names(reader, split))
+    wanted = max(1, _FITTED // count)
+    runner: ModelRunner | None = None
+    for index in range(count):
+        sample = at_card_size(reader.read(split, index, None), model.card)
+        runner = runner or ModelRunner(model, str(sample.values.dtype))
+        known = np.flatnonzero((sample.label != IGNORE) & sample.valid)
+        # Every so-many-th pixel, whatever the picture's size.
+        known = known[:: max(1, len(known) // wanted)]
+        probabilities = _of_tiles(runner, sample, model.card)
+        found.append(
+            np.log(np.maximum(probabilities.reshape(len(probabilities), -1).T[known], 0.5 / FINE_MAX))
+        )
+        truths.append(sample.label.ravel()[known].astype(np.int64))
+    return np.concatenate(found), np.concatenate(truths)
+
+
+def _of_tiles(runner: ModelRunner, sample: Sample, card: Card) -> NDArray[np.float64]:
+    """Probabilities (classes, rows, columns) of tiles side by side, as the network says them."""
+    rows, cols = sample.label.shape
+    result = np.zeros((max(2, len(card.classes)), rows, cols))
+    for window in _side_by_side(rows, cols, card.tile):
+        pixels = _Picture(sample).read(window)
+        counts = np.asarray(runner.predictor.submit(pixels.values[None], pixels.valid[None]).result())[0]
+        part = counts.astype(np.float64) / FINE_MAX
+        part = np.concatenate([1 - part, part]) if len(part) == 1 else part
+        inside = slice(window.row, min(window.row_end, rows)), slice(window.col, min(window.col_end, cols))
+        result[:, inside[0], inside[1]] = part[
+            :, : inside[0].stop - inside[0].start, : inside[1].stop - inside[1].start
+        ]
+    return result
+
+
+def _side_by_side(rows: int, cols: int, tile: tuple[int, int]) -> Iterator[Window]:
+    for row in range(0, rows, tile[0]):
+        for col in range(0, cols, tile[1]):
+            yield Window(row, col, *tile)
+
+
+def _likelihood(scores: NDArray[np.float64], truth: NDArray[np.int64], temperature: float) -> float:
+    """Mean negative log-likelihood of the truth."""
+    scaled = scores / temperature
+    top = scaled.max(axis=1)
+    total = np.log(np.exp(scaled - top[:, None]).sum(axis=1)) + top
+    return float((total - scaled[np.arange(len(truth)), truth]).mean())
+
+
+def _panel(sample: Sample, classes: NDArray[np.uint8], card: Card) -> Image.Image:
+    """Image, truth and prediction side by side."""
+    low, high = card.value_range
+    shown = np.clip((sample.values[:3].astype(np.float32) - low) / (high - low), 0, 1) * 255
+    shown = shown if len(shown) == 3 else np.repeat(shown[:1], 3, axis=0)
+    pictures = [
+        Image.fromarray(shown.transpose(1, 2, 0).astype(np.uint8)),
+        Image.fromarray(_colours(sample.label, card.labels)),
+        Image.fromarray(_colours(classes, card.labels)),
+    ]
+    rows, cols = sample.label.shape
+    scale = _PANEL / max(rows, cols)
+    size = max(1, round(cols * scale)), max(1, round(rows * scale))
+    row = Image.new("RGB", (3 * size[0] + 16, size[1]), (255, 255, 255))
+    for k, picture in enumerate(pictures):
+        row.paste(picture.resize(size, Image.Resampling.NEAREST if k else Image.Resampling.BILINEAR),
+                  (k * (size[0] + 8), 0))  # fmt: skip
+    return row
+
+
+def _colours(classes: NDArray[np.uint8], labels: dict[int, ModelClass]) -> NDArray[np.uint8]:
+    table = np.full((256, 3), 236, np.uint8)
+    for value, entry in labels.items():
+        table[value] = entry.colour
+    return table[classes]
+
+
+def _stacked(rows: list[Image.Image]) -> Image.Image | None:
+    if not rows:
+        return None
+    height = sum(row.height + 8 for row in rows) - 8
+    sheet = Image.new("RGB", (max(row.width for row in rows), height), (255, 255, 255))
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height + 8
+    return sheet
