@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -48,10 +49,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory):
         yield
 
 
-@pytest.fixture(scope="module", params=[1, 2, 4])
+@pytest.fixture(scope="module", params=[(1, False), (2, False), (2, True), (4, False), (4, True)])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelFile:
+    """Networks of one, two and four classes, plain ones, and with a contact channel and a temperature."""
     torch.manual_seed(0)
-    card = small_card(request.param)
+    classes, more = request.param
+    card = dataclasses.replace(small_card(classes), contact=more, temperature=1.7 if more else 1.0)
     network = build_network(card)
     path = tmp_path_factory.mktemp("model") / "m.safetensors"
     save_model(path, {name: tensor.numpy() for name, tensor in network.state_dict().items()}, card)
@@ -63,6 +66,8 @@ def expected(model: ModelFile, values: np.ndarray, valid: np.ndarray, setup: Set
     tiles = [normalise(v, m, setup.low, setup.high, model.card) for v, m in zip(values, valid, strict=True)]
     with torch.inference_mode():
         logits = load_network(model)(torch.from_numpy(np.stack(tiles)))
+        assert logits.shape[1] == model.card.outputs
+        logits = logits[:, : len(model.card.classes)] / model.card.temperature
         if logits.shape[1] == 1:
             return logits.sigmoid().numpy()
         found = logits.softmax(dim=1).numpy()

@@ -47,6 +47,8 @@ from tilesegment.evaluate.objects import (
 )
 from tilesegment.evaluate.pixels import Confusion
 from tilesegment.evaluate.summary import compare_objects, object_summary
+from tilesegment.polygons import Polygons
+from tilesegment.vector.read import Plane, read_layer
 
 SQUARE = shapely.box(0, 0, 10, 10)
 
@@ -54,10 +56,14 @@ SQUARE = shapely.box(0, 0, 10, 10)
 def objects(*geometry: Any, confidence: Any = None, label: Any = None) -> Objects:
     array = np.array(geometry, object)
     return Objects(
-        array,
+        Polygons.of(array),
         np.ones(len(array), np.int64) if label is None else np.array(label),
         None if confidence is None else np.array(confidence, float),
     )
+
+
+def geometries(of: Objects) -> list[Any]:
+    return of.polygons.take(np.arange(len(of))).tolist()
 
 
 def random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -118,7 +124,7 @@ class TestObjects:
         one = as_objects(random_boxes(rng, 30), confidence=rng.uniform(0, 1, 30))
         other = as_objects(random_boxes(rng, 25))
         iou = np.array(
-            [[a.intersection(b).area / a.union(b).area for b in other.geometry] for a in one.geometry]
+            [[a.intersection(b).area / a.union(b).area for b in geometries(other)] for a in geometries(one)]
         )
         pairs = overlapping(one, other)
         assert len(pairs.iou) == (iou > 0).sum()
@@ -276,11 +282,11 @@ class TestShapes:
 
     def test_orthogonality(self) -> None:
         turned = rotate(scale(SQUARE, 3, 1), 31.7)
-        assert shapes.orthogonality(np.array([turned, SQUARE])) == pytest.approx(1.0)
+        assert shapes.orthogonality(Polygons.of(np.array([turned, SQUARE]))) == pytest.approx(1.0)
         # 3, 4, 5: the slope is 36.9 degrees off the legs.
         triangle = shapely.Polygon([(0, 0), (40, 0), (0, 30)])
-        assert shapes.orthogonality(np.array([triangle])) == pytest.approx(70 / 120)
-        assert math.isnan(shapes.orthogonality(np.array([], object)))
+        assert shapes.orthogonality(Polygons.of(np.array([triangle]))) == pytest.approx(70 / 120)
+        assert math.isnan(shapes.orthogonality(Polygons.of(np.array([], object))))
 
 
 class TestBoundary:
@@ -374,14 +380,14 @@ class TestConfidence:
 
 class TestClasses:
     def test_one_class_on_both_sides_is_the_same(self) -> None:
-        found = shared_classes(of_raster("a", [0, 255], {}), of_layer("b", np.array(["house"], object)))
+        found = shared_classes(of_raster("a", [0, 255], {}), of_layer("b", ["house"]))
         assert found.names == ("background", "house")
         assert found.predicted == {"background": 0, "255": 1}
         assert found.truth == {"house": 1}
 
     def test_several_are_matched_by_name_or_value(self) -> None:
         named = of_raster("a", [0, 1, 2], {0: "background", 1: "Roof", 2: "road"})
-        other = of_layer("b", np.array(["road", "roof", "tree"], object))
+        other = of_layer("b", ["road", "roof", "tree"])
         found = shared_classes(named, other)
         assert found.names == ("background", "road", "roof", "tree")
         assert found.predicted == {"background": 0, "Roof": 2, "road": 1}
@@ -390,13 +396,13 @@ class TestClasses:
         assert by_value.predicted == {"background": 0, "1": 1, "2": 2}
 
     def test_what_cannot_be_related_is_one_line(self) -> None:
-        two = of_layer("a.gpkg", np.array(["x", "y"], object))
+        two = of_layer("a.gpkg", ["x", "y"])
         with pytest.raises(
             InputError, match=r"b\.gpkg: has no column 'class', and a\.gpkg has the classes x, y"
         ):
             shared_classes(two, of_layer("b.gpkg", None))
         with pytest.raises(InputError, match=r"none in common"):
-            shared_classes(two, of_layer("b.gpkg", np.array(["p", "q"], object)))
+            shared_classes(two, of_layer("b.gpkg", ["p", "q"]))
 
 
 METRES = Affine(0.5, 0, 5e5, 0, -0.5, 9e6)
@@ -691,3 +697,83 @@ class TestModels:
             "--set", "split={train: [t]}",
         )  # fmt: skip
         assert "the test split is empty (pictures: train 12, val 0, test 0)" in done.stderr
+
+
+class TestStore:
+    @given(st.integers(0, 2**32 - 1))
+    @settings(max_examples=25, deadline=None)
+    def test_what_goes_in_comes_out(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        holed = shapely.Polygon(SQUARE.exterior, [shapely.box(2, 2, 4, 4).exterior])
+        kinds = [SQUARE, holed, shapely.MultiPolygon([holed, translate(SQUARE, 20)])]
+        shapes = np.array([translate(kinds[k], *rng.uniform(0, 90, 2)) for k in rng.integers(0, 3, 40)])
+        store = Polygons.joined([Polygons.of(shapes[:13]), Polygons.of(shapes[13:])])
+        index = rng.integers(0, 40, 25)
+        assert shapely.equals(store.take(index), shapes[index]).all()
+        some = store.chosen(index)
+        assert shapely.equals(some.take(np.arange(25)), shapes[index]).all()
+        np.testing.assert_allclose(some.area, shapely.area(shapes[index]))
+        moved = store.moved(lambda xy: xy * [2.0, 3.0])
+        np.testing.assert_allclose(moved.area, 6 * store.area)
+        np.testing.assert_allclose(moved.bounds, store.bounds * [2, 3, 2, 3])
+        box = (20.0, 20.0, 50.0, 40.0)
+        expected = np.flatnonzero(shapely.intersects(shapely.envelope(shapes), shapely.box(*box)))
+        np.testing.assert_array_equal(store.touching(box), expected)
+
+    def test_nothing(self) -> None:
+        none = Polygons.of(np.zeros(0, object))
+        assert len(none) == 0
+        assert none.total_bounds is None
+        assert len(none.take(np.zeros(0, np.int64))) == 0
+        assert len(none.moved(lambda xy: xy)) == 0
+
+    def test_pairs_do_not_depend_on_the_neighbourhoods(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from tilesegment.evaluate import objects as room
+
+        rng = np.random.default_rng(3)
+        one, other = as_objects(random_boxes(rng, 200)), as_objects(random_boxes(rng, 200))
+        whole = overlapping(one, other)
+        monkeypatch.setattr(room, "_CHUNK", 17)
+        parts = overlapping(one, other)
+        for name in ("predicted", "truth", "shared", "iou"):
+            np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+
+
+class TestLayers:
+    @pytest.mark.parametrize("suffix", [".gpkg", ".parquet", ".fgb", ".geojson", ".shp"])
+    def test_every_format_is_read_alike(self, tmp_path: Path, suffix: str) -> None:
+        houses = town(count=12)
+        bow = shapely.Polygon([(5e5, 9e6), (5e5 + 4, 9e6 + 4), (5e5 + 4, 9e6), (5e5, 9e6 + 4)])
+        columns = {
+            "id": np.arange(13) + 5,
+            "class": ["a"] * 6 + ["b"] * 7,
+            "confidence": np.linspace(0, 1, 13),
+        }
+        path = save_layer(tmp_path / f"t{suffix}", [*houses, bow], **columns)
+        layer = read_layer(str(path))
+        order = np.argsort(layer.ids)  # FlatGeobuf sorts by place
+        assert layer.ids[order].tolist() == list(range(5, 18))
+        assert layer.names is not None
+        assert [layer.names[k] for k in layer.code[order].tolist()] == columns["class"]
+        np.testing.assert_allclose(layer.confidence[order], columns["confidence"])
+        assert layer.invalid == 1
+        if suffix != ".geojson":
+            np.testing.assert_allclose(layer.polygons.area[order][:12], [h.area for h in houses])
+        assert shapely.is_valid(layer.polygons.take(np.arange(13))).all()
+
+    def test_missing_and_empty_geometries_are_left_out(self, tmp_path: Path) -> None:
+        frame = geopandas.GeoDataFrame(
+            {"id": [1, 2, 3]}, geometry=[SQUARE, None, shapely.Polygon()], crs=CRS
+        )
+        frame.to_parquet(tmp_path / "t.parquet")
+        assert read_layer(str(tmp_path / "t.parquet")).ids.tolist() == [1]
+
+    def test_a_plane_measures_in_metres(self) -> None:
+        assert Plane.of(CRS, (5e5, 9e6, 5.1e5, 9.01e6)).crs == CRS
+        for crs in ("EPSG:4326", "EPSG:3857", "EPSG:2263"):
+            frame = geopandas.GeoSeries([SQUARE.buffer(200).envelope], crs="EPSG:32618")
+            moved = translate(frame.iloc[0], 585000, 4511000)
+            frame = geopandas.GeoSeries([moved], crs="EPSG:32618").to_crs(crs)
+            plane = Plane.of(frame.crs.to_wkt(), tuple(frame.total_bounds))
+            found = plane.project(Polygons.of(frame.to_numpy()), frame.crs.to_wkt(), "x")
+            assert found.area[0] == pytest.approx(moved.area, rel=2e-3)

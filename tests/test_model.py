@@ -42,6 +42,7 @@ def test_cards_survive_the_file() -> None:
         ({"mean": [0.5]}, "3 bands, but 1 means"),
         ({"classes": []}, "no classes"),
         ({"threshold": 1}, "not between 0 and 1"),
+        ({"temperature": 0}, "temperature 0 is not above 0"),
         ({"std": [0, 1, 1]}, "is empty"),
         ({"classes": [{"name": "x"}]}, "cannot be read"),
     ],

@@ -23,7 +23,7 @@ FLOORS = [
     {"evaluate", "datasets"},
     {"raster", "model", "vector"},
     {"tiling"},
-    {"settings", "grid", "atomic", "errors"},
+    {"settings", "grid", "polygons", "atomic", "errors"},
 ]
 # On one floor, only these look at a neighbour.
 NEIGHBOURS = {("vector", "model"), ("raster", "model")}

@@ -45,9 +45,9 @@ def of_raster(path: str, values: Sequence[int], names: Mapping[int, str]) -> Nam
     return Named(path, found, by_number=not names)
 
 
-def of_layer(path: str, names: NDArray[np.object_] | None) -> Named:
-    """The classes of a polygon layer from its column `class`."""
-    distinct = [] if names is None else sorted(set(names.tolist()))
+def of_layer(path: str, names: Sequence[str] | None) -> Named:
+    """The classes of a polygon layer from the names in its column `class`."""
+    distinct = [] if names is None else sorted(names)
     return Named(path, dict(enumerate(distinct, 1)), by_number=all(name.isdigit() for name in distinct))
 
 

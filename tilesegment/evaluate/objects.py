@@ -15,14 +15,14 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from tilesegment.polygons import Floats, Ints, Polygons, in_order_of_place
+from tilesegment.tiling.memory import give_back_memory
 
 # COCO's ten: 0.50, 0.55, ..., 0.95.
 THRESHOLDS = tuple(round(0.5 + 0.05 * k, 2) for k in range(10))
 _RECALLS = np.linspace(0.0, 1.0, 101)
 # Polygons whose pairs are intersected in one go.
-_CHUNK = 50_000
+_CHUNK = 10_000
 # A building lies in another polygon where more than this share of its area does.
 _MOSTLY = 0.5
 
@@ -44,20 +44,20 @@ class Pairs:
 class Objects:
     """One set of polygons, valid, on a plane whose unit is the metre (or the pixel, for pictures).
 
-    geometry: (n,); label: (n,) class numbers; confidence: (n,), None where the layer has none.
+    polygons: n of them; label: (n,) class numbers; confidence: (n,), None where the layer has none.
     """
 
-    geometry: NDArray[np.object_]
+    polygons: Polygons
     label: Ints
     confidence: Floats | None = None
 
     def __len__(self) -> int:
-        return len(self.geometry)
+        return len(self.polygons)
 
     @property
     def area(self) -> Floats:
         """Areas, (n,)."""
-        return np.asarray(shapely.area(self.geometry), np.float64)
+        return self.polygons.area
 
     @property
     def order(self) -> Ints:
@@ -68,22 +68,26 @@ class Objects:
 
 
 def overlapping(predicted: Objects, truth: Objects) -> Pairs:
-    """All pairs of the same class that share some area. Memory grows with the pairs, and with
-    50,000 intersections at a time."""
-    tree = shapely.STRtree(truth.geometry)
-    parts: list[tuple[NDArray[np.int64], NDArray[np.int64], Floats]] = []
-    for begin in range(0, len(predicted), _CHUNK):
-        one, other = tree.query(predicted.geometry[begin : begin + _CHUNK])
-        one = one + begin
-        same = predicted.label[one] == truth.label[other]
+    """All pairs of the same class that share some area, in order of the predictions. Memory grows with the
+    pairs, and holds the geometries of one neighbourhood."""
+    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    order = in_order_of_place(predicted.polygons.centres)
+    for begin in range(0, len(order), _CHUNK):
+        mine = order[begin : begin + _CHUNK]
+        low, high = predicted.polygons.bounds[mine, :2], predicted.polygons.bounds[mine, 2:]
+        near = truth.polygons.touching((*low.min(axis=0), *high.max(axis=0)))
+        of_mine, of_near = predicted.polygons.take(mine), truth.polygons.take(near)
+        one, other = shapely.STRtree(of_near).query(of_mine)
+        same = predicted.label[mine[one]] == truth.label[near[other]]
         one, other = one[same], other[same]
-        shared = shapely.area(shapely.intersection(predicted.geometry[one], truth.geometry[other]))
+        shared = shapely.area(shapely.intersection(of_mine[one], of_near[other]))
         some = shared > 0
-        parts.append((one[some], other[some], shared[some]))
-    if not parts:
-        nothing = np.zeros(0, np.int64)
-        return Pairs(nothing, nothing, np.zeros(0), np.zeros(0))
+        parts.append((mine[one[some]], near[other[some]], shared[some]))
+        del of_mine, of_near
+        give_back_memory()
     first, second, area = (np.concatenate(column) for column in zip(*parts, strict=True))
+    by_place = np.lexsort((second, first))
+    first, second, area = first[by_place], second[by_place], area[by_place]
     both = predicted.area[first] + truth.area[second] - area
     return Pairs(first, second, area, np.minimum(area / both, 1.0))
 

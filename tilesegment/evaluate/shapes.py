@@ -6,7 +6,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from tilesegment.evaluate.objects import Floats
+from tilesegment.polygons import Floats, Polygons
 
 # Tangents are compared along the outline at this distance, and a stretch is trusted whose projection is at
 # most twice as long or as short (Girard et al. 2021, arXiv 2004.14875, and their evaluation code).
@@ -17,8 +17,9 @@ _MOST_STRETCH = 2.0
 _ORTHOGONAL_DEGREES = 5.0
 _STEP_DEGREES = 0.5
 _STEPS = 180
-# Polygons whose angles are counted in one go.
-_CHUNK = 20_000
+# Outlines that are sampled in one go, and polygons whose angles are counted.
+_SAMPLED = 500
+_CHUNK = 5_000
 
 
 def vertices(geometry: NDArray[np.object_]) -> Floats:
@@ -77,6 +78,14 @@ def tangent_angle(
 ) -> Floats:
     """The largest angle in degrees between a predicted outline and the true one at the nearest place, 0..90
     (max tangent angle error, Girard et al. 2021): (pairs,), NaN where no stretch can be compared."""
+    parts = [
+        _tangents(predicted[k : k + _SAMPLED], truth[k : k + _SAMPLED], spacing)
+        for k in range(0, len(predicted), _SAMPLED)
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _tangents(predicted: NDArray[np.object_], truth: NDArray[np.object_], spacing: float) -> Floats:
     rings, owner = _rings(predicted)
     coords, index = shapely.get_coordinates(shapely.segmentize(rings, spacing), return_index=True)
     lines = shapely.boundary(truth)
@@ -95,28 +104,24 @@ def tangent_angle(
     return largest
 
 
-def orthogonality(geometry: NDArray[np.object_]) -> float:
+def orthogonality(polygons: Polygons) -> float:
     """Share of all edge length that lies within 5 degrees, to half a degree, of its polygon's main axis or
     its perpendicular; NaN for nothing. The main axis is the one for which that share is largest."""
-    rings, owner = _rings(geometry)
-    coords, index = shapely.get_coordinates(rings, return_index=True)
-    within = index[1:] == index[:-1]
-    edge = np.diff(coords, axis=0)[within]
-    length = np.hypot(*edge.T)
-    if not length.sum():
-        return float("nan")
-    angle = np.degrees(np.arctan2(edge[:, 1], edge[:, 0])) % 90
-    step = np.rint(angle / _STEP_DEGREES).astype(np.int64) % _STEPS
-    polygons, pair = np.unique(owner[index[1:][within]], return_inverse=True)
-    along = 0.0
+    along = total = 0.0
     for begin in range(0, len(polygons), _CHUNK):
-        mine = (pair >= begin) & (pair < begin + _CHUNK)
-        count = min(_CHUNK, len(polygons) - begin)
-        cells = (pair[mine] - begin) * _STEPS + step[mine]
-        by_angle = np.bincount(cells, length[mine], count * _STEPS).reshape(count, _STEPS)
+        rings, owner = _rings(polygons.take(np.arange(begin, min(begin + _CHUNK, len(polygons)))))
+        coords, index = shapely.get_coordinates(rings, return_index=True)
+        within = index[1:] == index[:-1]
+        edge = np.diff(coords, axis=0)[within]
+        length = np.hypot(*edge.T)
+        angle = np.degrees(np.arctan2(edge[:, 1], edge[:, 0])) % 90
+        step = np.rint(angle / _STEP_DEGREES).astype(np.int64) % _STEPS
+        cells = owner[index[1:][within]] * _STEPS + step
+        by_angle = np.bincount(cells, length, _CHUNK * _STEPS).reshape(_CHUNK, _STEPS)
         # Sums over a window of angles, which go round from 90 degrees to 0.
         reach = int(_ORTHOGONAL_DEGREES / _STEP_DEGREES)
         around = np.concatenate([by_angle[:, -reach:], by_angle, by_angle[:, :reach]], axis=1)
         summed = np.cumsum(np.pad(around, ((0, 0), (1, 0))), axis=1)
         along += float((summed[:, 2 * reach + 1 :] - summed[:, :_STEPS]).max(axis=1).sum())
-    return along / float(length.sum())
+        total += float(length.sum())
+    return along / total if total else float("nan")

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
 from tilesegment.evaluate import shapes
@@ -155,8 +154,8 @@ def object_summary(result: ObjectResult, sizes: Sequence[float]) -> dict[str, An
         "shape": _shape_figures(result),
         "overlapping": overlapping_share(predicted),
         "orthogonality": {
-            "prediction": shapes.orthogonality(predicted.geometry),
-            "truth": shapes.orthogonality(truth.geometry),
+            "prediction": shapes.orthogonality(predicted.polygons),
+            "truth": shapes.orthogonality(truth.polygons),
         },
     }
     if predicted.confidence is not None:
@@ -203,8 +202,8 @@ def _shape_figures(result: ObjectResult) -> dict[str, Any]:
         hits = np.sort(np.random.default_rng(0).choice(hits, _MOST_SHAPES, replace=False))
     if not len(hits):
         return {"pairs": 0}
-    one = result.predicted.geometry[hits]
-    other = result.truth.geometry[result.matching.truth_of[hits]]
+    one = result.predicted.polygons.take(hits)
+    other = result.truth.polygons.take(result.matching.truth_of[hits])
     angles = shapes.tangent_angle(one, other)
     known = angles[~np.isnan(angles)]
     return {
@@ -230,10 +229,9 @@ def _intervals(result: ObjectResult) -> dict[str, Any]:
 
 def _units(result: ObjectResult) -> NDArray[np.float64]:
     """(cells in use, 3): hits, false and missed objects."""
-    both = np.concatenate([result.predicted.geometry, result.truth.geometry])
-    if not len(both):
+    centres = np.concatenate([result.predicted.polygons.centres, result.truth.polygons.centres])
+    if not len(centres):
         return np.zeros((0, 3))
-    centres = shapely.get_coordinates(shapely.centroid(both))
     low = centres.min(axis=0)
     size = max(float((centres.max(axis=0) - low).max()) / _LATTICE, 1e-9)
     cell = np.minimum(((centres - low) / size).astype(np.int64), _LATTICE - 1) @ np.array([1, _LATTICE])

@@ -10,8 +10,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import rasterio
-import shapely
-from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
@@ -21,6 +19,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from tilesegment.errors import InputError
 from tilesegment.grid import Grid, Window
+from tilesegment.polygons import Polygons
 from tilesegment.raster.source import Scene, gdal_environment, open_scene
 
 # What `read` gives where nothing is known.
@@ -132,14 +131,12 @@ def _warped(path: str, scene: Scene, grid: Grid, nodata: float | None) -> Any:
 
 @dataclass
 class PolygonLabels:
-    """The `Labels` of polygons in pixel coordinates of a grid: a pixel has the class of the last polygon
-    that holds its centre, and 0 outside of all. labels: (n,) class numbers."""
+    """The `Labels` of polygons in the CRS of a grid: a pixel has the class of the last polygon that holds
+    its centre, and 0 outside of all. labels: (n,) class numbers."""
 
-    geometry: NDArray[np.object_]
+    polygons: Polygons
     labels: NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        self._tree = shapely.STRtree(self.geometry)
+    grid: Grid
 
     def close(self) -> None:
         """Nothing is open."""
@@ -147,10 +144,12 @@ class PolygonLabels:
     def read(self, window: Window) -> NDArray[np.uint8]:
         """See `Labels`."""
         shape = (window.height, window.width)
-        box = shapely.box(window.col, window.row, window.col_end, window.row_end)
-        found = np.sort(self._tree.query(box))
+        here = self.grid[window]
+        corners = here.to_world(
+            np.array([[0, 0], [window.width, 0], [0, window.height], [window.width, window.height]], float)
+        )
+        found = self.polygons.touching((*corners.min(axis=0), *corners.max(axis=0)))
         if not len(found):
             return np.zeros(shape, np.uint8)
-        shapes = zip(self.geometry[found], self.labels[found].tolist(), strict=True)
-        moved = Affine.translation(window.col, window.row)
-        return np.asarray(rasterize(shapes, shape, transform=moved, dtype="uint8"), np.uint8)
+        shapes = zip(self.polygons.take(found), self.labels[found].tolist(), strict=True)
+        return np.asarray(rasterize(shapes, shape, transform=here.transform, dtype="uint8"), np.uint8)

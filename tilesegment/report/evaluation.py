@@ -82,7 +82,12 @@ def write_layer_of_errors(
     from pyogrio.errors import DataSourceError, GeometryError
 
     missed = ~result.matching.found
-    geometry = np.concatenate([result.predicted.geometry, result.truth.geometry[missed]])
+    geometry = np.concatenate(
+        [
+            result.predicted.polygons.take(np.arange(len(result.predicted))),
+            result.truth.polygons.take(missed),
+        ]
+    )
     columns = {
         "object": [str(row["id"]) for row in rows],
         **{name: [row[name] for row in rows] for name in ("result", "class")},

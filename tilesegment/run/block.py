@@ -8,8 +8,6 @@ high the block is. A block needs no other block and no shared state.
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import threading
 import time
 from collections import deque
@@ -33,7 +31,7 @@ from tilesegment.run.job import BlockTask, Job, trace_block
 from tilesegment.run.stopwatch import Stopwatch
 from tilesegment.run.tilerows import PixelSource, cut_tile, tile_rows, wanted_part
 from tilesegment.tiling.blend import NODATA, tile_weights
-from tilesegment.tiling.memory import rows_waiting
+from tilesegment.tiling.memory import give_back_memory, rows_waiting
 from tilesegment.tiling.plan import Block
 from tilesegment.vector.trace import Fragments
 
@@ -54,7 +52,7 @@ def predict_block(
         with new_block(Path(task.path)) as file:
             counts = predict_rows(scene, predictor, job, block, watch, file, tick)
             file.info(info := _info(task, predictor, counts, watch))
-    _trim()
+    give_back_memory()
     return info
 
 
@@ -62,16 +60,7 @@ def forget_model() -> None:
     """Drop the model that this process keeps for its next block."""
     with _ONE_BLOCK:
         _loaded.clear()
-    _trim()
-
-
-def _trim() -> None:
-    """Give freed memory back to the system where the C library keeps it (glibc): its heaps grow with every
-    block otherwise, as arrays of several threads come and go in other orders."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+    give_back_memory()
 
 
 @dataclass

@@ -21,6 +21,7 @@ from tilesegment.evaluate.masks import MaskCounts, MaskTask, compare_masks, reac
 from tilesegment.evaluate.objects import Objects
 from tilesegment.evaluate.summary import ObjectResult, compare_objects, mask_summary, object_summary
 from tilesegment.grid import Grid
+from tilesegment.polygons import Polygons
 from tilesegment.raster.aoi import read_aoi
 from tilesegment.raster.labels import (
     UNKNOWN,
@@ -42,6 +43,7 @@ _PIXEL = 0.25
 _MOST_PIXELS = 4e10
 # An object counts where more than this share of it lies in the area that was labelled.
 _MOSTLY = 0.5
+_CHUNK = 50_000
 _EXACT = VectorSettings(min_area=Measure(0.0), simplify=Measure(0.0), fill_holes=Measure(0.0))
 
 Progress = Callable[[int, int], None]
@@ -135,7 +137,7 @@ def evaluate_scene(question: Question, progress: Progress = lambda done, total: 
             "pixels": mask_summary(masks, shared.names, question.distances, probability is not None),
             "objects": object_summary(objects, question.sizes),
             "invalid": {
-                name: None if not len(side.layer) else float((~side.layer.valid).mean())
+                name: None if not len(side.layer) else side.layer.invalid / len(side.layer)
                 for name, side in (("prediction", predicted), ("truth", truth))
             },
             "seconds": round(time.perf_counter() - begin, 2),
@@ -156,7 +158,7 @@ def _check(question: Question) -> None:
 def _side(path: str, traced: Path, nodata: float | None) -> Side:
     if is_vector_file(path):
         layer = read_layer(path)
-        return Side(path, layer, None, of_layer(path, layer.classes))
+        return Side(path, layer, None, of_layer(path, layer.names))
     with open_scene(path, bands=1, nodata=nodata, raw=True) as scene:
         named = of_raster(path, distinct_values(scene), category_names(path))
         grid = scene.grid
@@ -175,18 +177,22 @@ def _check_overlap(predicted: Side, truth: Side) -> None:
 
 
 def _extent(side: Side, crs: str | None) -> Any:
-    """The box around a side in a CRS, None where it is empty."""
+    """The area around a side in a CRS, None where it is empty."""
     if side.grid is not None:
-        corners = shapely.box(0, 0, side.grid.width, side.grid.height)
-        area = shapely.transform(corners, side.grid.to_world)
-        own = side.grid.crs
-        if own is None and crs is None:
-            return area
-    elif len(side.layer):
-        area, own = shapely.box(*shapely.total_bounds(side.layer.geometry)), side.layer.crs
-    else:
+        return _footprint(side.grid, Plane(crs), side.path)
+    bounds = side.layer.polygons.total_bounds
+    if bounds is None:
         return None
-    return _outline([Plane(crs).project(_outline([np.array([area])]), own, side.path)])[0]
+    around = Plane(crs).project(Polygons.of(_outline(bounds)), side.layer.crs, side.path)
+    return around.take(np.array([0]))[0]
+
+
+def _footprint(grid: Grid, plane: Plane, where: str) -> Any:
+    """The area of a grid on a plane."""
+    corners = shapely.box(0, 0, grid.width, grid.height)
+    dense = shapely.segmentize(corners, max(grid.width, grid.height) / 50)
+    world = Polygons.of(np.array([shapely.transform(dense, grid.to_world)]))
+    return plane.project(world, grid.crs, where).take(np.array([0]))[0]
 
 
 def _grid(predicted: Side, truth: Side, question: Question) -> Grid:
@@ -195,14 +201,14 @@ def _grid(predicted: Side, truth: Side, question: Question) -> Grid:
     if found is not None:
         return found
     crs = predicted.layer.crs
-    geometry = [predicted.layer.geometry, _moved(truth, crs)]
-    left, bottom, right, top = shapely.total_bounds(np.concatenate(geometry))
-    if not np.isfinite([left, bottom, right, top]).all():
+    boxes = [box for side in (predicted, truth) if (box := _extent(side, crs)) is not None]
+    if not boxes:
         raise InputError(f"{predicted.path} and {truth.path} hold no polygon")
+    left, bottom, right, top = shapely.union_all(boxes).bounds
     plane = Plane.of(crs, (left, bottom, right, top))
     if plane.crs is not None and plane.crs != crs:
-        crs, geometry = plane.crs, [plane.project(_outline(geometry), crs, predicted.path)]
-        left, bottom, right, top = shapely.total_bounds(np.concatenate(geometry))
+        around = plane.project(Polygons.of(_outline((left, bottom, right, top))), crs, predicted.path)
+        crs, (left, bottom, right, top) = plane.crs, around.total_bounds or (0, 0, 0, 0)
     size = question.pixel
     rows, cols = int(np.ceil((top - bottom) / size)), int(np.ceil((right - left) / size))
     if rows * cols > _MOST_PIXELS:
@@ -213,16 +219,10 @@ def _grid(predicted: Side, truth: Side, question: Question) -> Grid:
     return Grid(crs, Affine(size, 0, left, 0, -size, top), max(1, rows), max(1, cols))
 
 
-def _outline(geometry: Sequence[NDArray[np.object_]]) -> NDArray[np.object_]:
-    """The box around geometries, with points along its sides that a projection may bend."""
-    box = shapely.box(*shapely.total_bounds(np.concatenate(list(geometry))))
-    return np.array([shapely.segmentize(box, shapely.length(box) / 200)])
-
-
-def _moved(side: Side, crs: str | None) -> NDArray[np.object_]:
-    if not len(side.layer):
-        return side.layer.geometry
-    return Plane(crs).project(side.layer.geometry, side.layer.crs, side.path)
+def _outline(bounds: tuple[float, float, float, float]) -> NDArray[np.object_]:
+    """A box with points along its sides, which a projection may bend."""
+    box = shapely.box(*bounds)
+    return np.array([shapely.segmentize(box, max(shapely.length(box) / 200, 1e-9))])
 
 
 @contextmanager
@@ -231,8 +231,11 @@ def _labels(side: Side, grid: Grid, shared: Shared, numbers: Any, nodata: float 
     if side.grid is not None:
         found = RasterLabels(side.path, grid, shared.table(side.named, numbers), nodata)
     else:
-        geometry = shapely.transform(_moved(side, grid.crs), grid.to_pixel)
-        found = PolygonLabels(np.asarray(geometry), _numbers(side, numbers))
+        layer = side.layer
+        moved = (
+            Plane(grid.crs).project(layer.polygons, layer.crs, side.path) if len(layer) else layer.polygons
+        )
+        found = PolygonLabels(moved, _numbers(side, numbers), grid)
     try:
         yield found
     finally:
@@ -241,11 +244,11 @@ def _labels(side: Side, grid: Grid, shared: Shared, numbers: Any, nodata: float 
 
 def _numbers(side: Side, numbers: Any) -> NDArray[np.int64]:
     """The class number of each polygon."""
-    names = side.layer.classes
+    names = side.layer.names
     if names is None:
         return np.ones(len(side.layer), np.int64)
-    distinct, index = np.unique(names.astype(str), return_inverse=True)
-    return np.array([numbers.get(name, 1) for name in distinct.tolist()], np.int64)[index]
+    table = np.array([numbers.get(name, 1) for name in names] or [1], np.int64)
+    return np.asarray(table[side.layer.code], np.int64)
 
 
 @contextmanager
@@ -271,16 +274,10 @@ def _bounds(grid: Grid) -> tuple[float, float, float, float]:
 def _region(sides: Sequence[Side], grid: Grid, plane: Plane, aoi: bytes | None) -> Any:
     """The area in which objects count, on the plane: that of every raster, and the area of interest; None
     for everywhere."""
-    areas = []
-    for side in sides:
-        if side.grid is not None:
-            corners = shapely.box(0, 0, side.grid.width, side.grid.height)
-            dense = shapely.segmentize(corners, max(side.grid.width, side.grid.height) / 50)
-            world = np.array([shapely.transform(dense, side.grid.to_world)])
-            areas.append(plane.project(world, side.grid.crs, side.path)[0])
+    areas = [_footprint(side.grid, plane, side.path) for side in sides if side.grid is not None]
     if aoi is not None:
-        world = np.array([shapely.transform(shapely.from_wkb(aoi), grid.to_world)])
-        areas.append(plane.project(world, grid.crs, "--aoi")[0])
+        world = Polygons.of(np.array([shapely.transform(shapely.from_wkb(aoi), grid.to_world)]))
+        areas.append(plane.project(world, grid.crs, "--aoi").take(np.array([0]))[0])
     return None if not areas else shapely.intersection_all(shapely.make_valid(np.array(areas)))
 
 
@@ -288,17 +285,24 @@ def _objects(side: Side, numbers: Any, plane: Plane, region: Any) -> tuple[Objec
     """A side's foreground polygons on the plane that lie mostly in the region, and their ids."""
     layer = side.layer
     label = _numbers(side, numbers)
-    ids = layer.ids if layer.ids is not None else np.arange(1, len(layer) + 1)
-    geometry = layer.geometry
-    if len(layer):
-        geometry = plane.project(geometry, layer.crs, side.path)
+    polygons = plane.project(layer.polygons, layer.crs, side.path) if len(layer) else layer.polygons
     kept = label > 0
-    if region is not None and len(layer):
-        shapely.prepare(region)
-        inside = shapely.covers(region, geometry)
-        edge = np.flatnonzero(kept & ~inside)
-        shared = shapely.area(shapely.intersection(geometry[edge], region))
-        inside[edge] = shared > _MOSTLY * shapely.area(geometry[edge])
-        kept &= inside
+    if region is not None:
+        kept &= _mostly_inside(polygons, region)
     confidence = None if layer.confidence is None else layer.confidence[kept]
-    return Objects(geometry[kept], label[kept], confidence), np.asarray(ids)[kept]
+    return Objects(polygons.chosen(kept), label[kept], confidence), layer.ids[kept]
+
+
+def _mostly_inside(polygons: Polygons, region: Any) -> NDArray[np.bool_]:
+    """Which polygons have more than half of their area in a region."""
+    shapely.prepare(region)
+    inside = np.zeros(len(polygons), np.bool_)
+    for begin in range(0, len(polygons), _CHUNK):
+        index = np.arange(begin, min(begin + _CHUNK, len(polygons)))
+        geometry = polygons.take(index)
+        whole = shapely.covers(region, geometry)
+        inside[index[whole]] = True
+        edge = index[~whole]
+        shared = shapely.area(shapely.intersection(geometry[~whole], region))
+        inside[edge] = shared > _MOSTLY * polygons.area[edge]
+    return inside

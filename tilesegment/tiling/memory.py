@@ -5,7 +5,9 @@ The figures are upper estimates; `benchmarks/memory.py` holds them against what 
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 from dataclasses import dataclass, fields, replace
 
 from tilesegment.errors import MemoryBudgetError
@@ -142,3 +144,12 @@ def _divisors(most: int) -> list[int]:
         result.append(parts)
         parts = max(parts + 1, int(parts * 1.2))
     return [*result, most]
+
+
+def give_back_memory() -> None:
+    """Give freed memory back to the system where the C library keeps it (glibc): its heaps grow with every
+    block otherwise, as arrays of several threads come and go in other orders."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
