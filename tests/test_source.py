@@ -1,19 +1,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
+import shapely
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
+from pyproj import Transformer
 from rasterio.enums import ColorInterp
 from rasterio.shutil import copy as copy_raster
 
+from tests import layouts
 from tilesegment.errors import InputError, SettingsError
-from tilesegment.grid import Window
-from tilesegment.raster.source import gdal_environment, open_scene
+from tilesegment.grid import Grid, Window
+from tilesegment.raster import source
+from tilesegment.raster.aoi import inside_aoi, read_aoi
+from tilesegment.raster.source import gdal_environment, is_remote, open_scene
 from tilesegment.raster.values import blank_edge, blank_value, value_range
 
 RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
@@ -306,3 +313,157 @@ def test_the_size_of_gdals_cache(size: str) -> None:
         gdal_environment((("GDAL_CACHEMAX", "x"),)),
     ):
         pass
+
+
+class TestSidecars:
+    """What lies beside a file belongs to it."""
+
+    def test_world_file_and_aux_xml(self, tmp_path: Path) -> None:
+        path = layouts.save_tif(tmp_path / "agency.tif", np.ones((3, 20, 30), np.uint8))
+        (tmp_path / "agency.tfw").write_text("0.15\n0\n0\n-0.15\n500000.075\n1199999.925\n")
+        wkt = rasterio.crs.CRS.from_epsg(32651).to_wkt()
+        (tmp_path / "agency.tif.aux.xml").write_text(
+            f"<PAMDataset><SRS>{wkt.replace('&', '&amp;')}</SRS>"
+            '<PAMRasterBand band="1"><NoDataValue>7</NoDataValue></PAMRasterBand></PAMDataset>'
+        )
+        with open_scene(path) as scene:
+            assert scene.native.transform == Affine(0.15, 0, 500000, 0, -0.15, 1200000)
+            assert rasterio.crs.CRS.from_wkt(scene.native.crs).to_epsg() == 32651
+            assert scene._dataset.nodatavals[0] == 7
+
+    def test_a_mask_beside_it(self, tmp_path: Path) -> None:
+        path = layouts.save_tif(tmp_path / "m.tif", np.ones((3, 20, 30), np.uint8))
+        mask = np.full((1, 20, 30), 255, np.uint8)
+        mask[0, :5] = 0
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as dataset:
+            dataset.write_mask(mask[0])
+        assert (tmp_path / "m.tif.msk").exists()
+        with open_scene(path) as scene:
+            np.testing.assert_array_equal(scene.read(scene.grid.window).valid, mask[0] > 0)
+
+    def test_nobody_lists_a_folder_over_a_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert [
+            is_remote(p)
+            for p in ("https://a/b.tif", "s3://a/b.tif", "/vsicurl/http://a", "/vsis3_streaming/a")
+        ]
+        assert not any(is_remote(p) for p in ("a.tif", "/a/b.tif", "/vsizip/a.zip/b.tif", "file:///a.tif"))
+        seen = []
+
+        def opened(path: str) -> None:
+            seen.append((rasterio.env.getenv() if rasterio.env.hasenv() else {}).get(LISTING))
+            raise rasterio.errors.RasterioIOError("stop")
+
+        monkeypatch.setattr(source.rasterio, "open", opened)
+        for path, options in (
+            ("https://a/b.tif", ()),
+            ("b.tif", ()),
+            ("https://a/b.tif", ((LISTING, "FALSE"),)),
+        ):
+            with pytest.raises(InputError):
+                open_scene(path, gdal=options)
+        assert seen == ["EMPTY_DIR", None, "FALSE"]
+
+
+LISTING = "GDAL_DISABLE_READDIR_ON_OPEN"
+
+
+class TestGivenNodata:
+    """A given value adds to every mark that a scene has itself."""
+
+    @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+    @pytest.mark.parametrize("declared", [None, 0])
+    def test_it_adds_to_the_declared_one(self, make_raster, dtype: str, declared: int | None) -> None:
+        values = np.full((3, 40, 60), 90, dtype)
+        values[:, :, :20], values[:, :, 40:] = 0, 200
+        values[0, 5, 50] = 90  # one band of another value is ground
+        path = make_raster(values, nodata=declared)
+        with open_scene(path, nodata=200) as scene:
+            valid = scene.read(scene.grid.window).valid
+        assert valid[:, 20:40].all()
+        assert valid[5, 50]
+        assert valid[:, 40:].sum() == 1
+        assert valid[:, :20].all() == (declared is None)
+
+    def test_a_value_of_floats_that_no_binary_number_is(self, make_raster) -> None:
+        values = np.full((3, 10, 10), 5.0, np.float32)
+        values[:, :3] = -9999.9
+        values[:, 5:7] = -32768.0
+        with open_scene(make_raster(values, nodata=-32768), nodata=-9999.9) as scene:
+            valid = scene.read(scene.grid.window).valid
+        assert valid.sum(axis=1).tolist() == [0, 0, 0, 10, 10, 0, 0, 10, 10, 10]
+
+    def test_with_alpha_and_resampled(self, make_raster) -> None:
+        values = np.full((4, 80, 80), 255, np.uint8)
+        values[:3, :40] = 60
+        values[3, :, :20] = 0
+        path = make_raster(values, colorinterp=(*RGB, ColorInterp.alpha))
+        with open_scene(path, nodata=255, gsd=0.3) as scene:
+            valid = scene.read(scene.grid.window).valid
+        assert valid.shape == (40, 40)
+        expected = np.zeros((40, 40), bool)
+        expected[:20, 10:] = True
+        np.testing.assert_array_equal(valid, expected)
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -1, 256, 0.5])
+    def test_what_no_pixel_can_hold_is_a_usage_error(self, make_raster, value: float) -> None:
+        path = make_raster(np.zeros((3, 8, 8), np.uint8))
+        with pytest.raises(SettingsError, match=r"is no uint8 value; .* holds 0 to 255"):
+            open_scene(path, nodata=value)
+
+
+class TestAreas:
+    """An area's sides are lines in its own CRS, and its corners may be anywhere on Earth."""
+
+    PLACES: ClassVar = {
+        "utm": ("EPSG:32651", 500000, 1200000),
+        "lambert": ("EPSG:2154", 652000, 6862000),
+        "arctic": ("EPSG:3413", 200000, -1000000),
+        "pole": ("EPSG:3413", -19, 19),
+        "antimeridian": ("EPSG:3832", 3339500, 4000000),
+    }
+
+    @pytest.mark.parametrize("place", PLACES)
+    def test_a_scene_inside_the_whole_world(self, tmp_path: Path, place: str) -> None:
+        crs, left, top = self.PLACES[place]
+        grid = Grid(
+            rasterio.crs.CRS.from_string(crs).to_wkt(), Affine(0.15, 0, left, 0, -0.15, top), 256, 256
+        )
+        frame = geopandas.GeoDataFrame(geometry=[shapely.box(-180, -90, 180, 90)], crs="EPSG:4326")
+        frame.to_file(tmp_path / "world.geojson")
+        area = read_aoi(str(tmp_path / "world.geojson"), grid)
+        assert inside_aoi(shapely.to_wkb(area), grid.window).mean() > (0.99 if place == "pole" else 0.9999)
+
+    def test_a_long_side_in_degrees_is_a_curve_elsewhere(self, tmp_path: Path) -> None:
+        """The parallel of 45 degrees over 8 degrees of longitude, on a conic map: 400 m off its chord."""
+        transformer = Transformer.from_crs("EPSG:4326", "EPSG:2154", always_xy=True)
+        x, y = transformer.transform(3.0, 45.0)
+        grid = Grid(
+            rasterio.crs.CRS.from_epsg(2154).to_wkt(), Affine(1, 0, x - 50, 0, -1, y + 50), 100, 100
+        )
+        frame = geopandas.GeoDataFrame(geometry=[shapely.box(-1, 45, 7, 50)], crs="EPSG:4326")
+        frame.to_file(tmp_path / "half.geojson")
+        inside = inside_aoi(shapely.to_wkb(read_aoi(str(tmp_path / "half.geojson"), grid)), grid.window)
+        np.testing.assert_array_equal(inside, np.arange(100)[:, None] < 50 + np.zeros((1, 100)))
+
+    @pytest.mark.parametrize("ending", [".GEOJSON", ".geoparquet", ".PARQUET", ".gpkg"])
+    def test_endings(self, tmp_path: Path, ending: str) -> None:
+        grid = Grid(rasterio.crs.CRS.from_epsg(32651).to_wkt(), Affine(1, 0, 5e5, 0, -1, 1.2e6), 10, 10)
+        frame = geopandas.GeoDataFrame(geometry=[shapely.box(5e5, 1.2e6 - 5, 5e5 + 10, 1.2e6)], crs=32651)
+        path = tmp_path / f"a{ending}"
+        frame.to_parquet(path) if "parquet" in ending.lower() else frame.to_file(path, driver=None)
+        assert inside_aoi(shapely.to_wkb(read_aoi(str(path), grid)), grid.window).sum() == 50
+
+    def test_collections_hold_areas_too(self, tmp_path: Path) -> None:
+        grid = Grid(rasterio.crs.CRS.from_epsg(32651).to_wkt(), Affine(1, 0, 5e5, 0, -1, 1.2e6), 10, 10)
+        inner = shapely.GeometryCollection([shapely.box(5e5, 1.2e6 - 5, 5e5 + 10, 1.2e6)])
+        several = shapely.GeometryCollection([shapely.Point(5e5, 1.2e6), inner])
+        geopandas.GeoDataFrame(geometry=[several], crs=32651).to_file(tmp_path / "a.gpkg")
+        assert inside_aoi(shapely.to_wkb(read_aoi(str(tmp_path / "a.gpkg"), grid)), grid.window).sum() == 50
+
+    @pytest.mark.parametrize("wrong", [np.nan, np.inf])
+    def test_coordinates_that_are_no_numbers(self, tmp_path: Path, wrong: float) -> None:
+        grid = Grid(rasterio.crs.CRS.from_epsg(32651).to_wkt(), Affine(1, 0, 5e5, 0, -1, 1.2e6), 10, 10)
+        area = shapely.Polygon([(5e5, 1.2e6), (5e5 + 9, 1.2e6), (5e5 + 9, wrong), (5e5, 1.2e6 - 9)])
+        geopandas.GeoDataFrame(geometry=[area], crs=32651).to_parquet(tmp_path / "a.parquet")
+        with pytest.raises(InputError, match="holds coordinates that are no numbers"):
+            read_aoi(str(tmp_path / "a.parquet"), grid)

@@ -155,7 +155,7 @@ VECTOR = together(
     pairs("--lco", "Layer creation option (repeatable)."),
 )
 GDAL = pairs("--gdal", "GDAL configuration option (repeatable).")
-NODATA = option("--nodata", type=float, help="Value that marks invalid pixels.")
+NODATA = option("--nodata", type=float, help="Value of the input that marks invalid pixels too.")
 LOGS = together(
     option(
         "--config",

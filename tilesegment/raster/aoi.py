@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,10 @@ from numpy.typing import NDArray
 
 from tilesegment.errors import InputError, SettingsError
 from tilesegment.grid import Grid, Window
+
+# Points along each side of a grid that its surroundings are found from, and along those of areas.
+_LATTICE = 64
+_HALF_TURN = 180.0
 
 
 def read_aoi(path: str, grid: Grid) -> shapely.Geometry:
@@ -25,8 +30,12 @@ def read_aoi(path: str, grid: Grid) -> shapely.Geometry:
 
 
 def read_polygons(path: str, grid: Grid, asked: str = "") -> NDArray[Any]:
-    """A vector file's polygons and multipolygons, valid, in pixel coordinates of the grid (n,).
-    asked: what messages say before the path.
+    """A vector file's polygons and multipolygons as far as they lie on or near a grid, valid, in its pixel
+    coordinates (n,). asked: what messages say before the path.
+
+    They are cut to the surroundings of the grid in the file's own CRS, and get points along their sides,
+    before they are projected: the sides of an area that is given in degrees by four corners are no straight
+    lines elsewhere, and its corners may lie where the grid's CRS has no coordinates.
 
     Raises InputError where the file cannot be read; SettingsError where the grid has no CRS.
     """
@@ -36,7 +45,7 @@ def read_polygons(path: str, grid: Grid, asked: str = "") -> NDArray[Any]:
     if grid.crs is None:
         raise SettingsError(f"{asked}{path}: areas need a scene with a CRS")
     try:
-        if path.endswith(".parquet"):
+        if path.lower().endswith((".parquet", ".geoparquet")):
             frame = geopandas.read_parquet(path)
         else:
             frame = geopandas.read_file(path, columns=[])
@@ -44,9 +53,70 @@ def read_polygons(path: str, grid: Grid, asked: str = "") -> NDArray[Any]:
         raise InputError(f"{asked}{path}: cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(frame, geopandas.GeoDataFrame) or frame.crs is None:
         raise InputError(f"{asked}{path}: holds no geometry with a CRS")
-    frame = frame[frame.geom_type.isin(["Polygon", "MultiPolygon"])]
-    areas = shapely.make_valid(frame.to_crs(grid.crs).geometry.to_numpy())
-    return np.asarray(shapely.transform(areas[~shapely.is_empty(areas)], grid.to_pixel))
+    areas = _areas_of(frame.geometry.to_numpy())
+    if not np.isfinite(shapely.get_coordinates(areas)).all():
+        raise InputError(f"{asked}{path}: holds coordinates that are no numbers")
+    near = _near(shapely.make_valid(areas), grid, frame.crs)
+    found = shapely.transform(near, _to_grid(frame.crs, grid))
+    if not np.isfinite(shapely.get_coordinates(found)).all():
+        raise InputError(f"{asked}{path}: cannot be brought to the scene's CRS")
+    found = shapely.make_valid(found)
+    return np.asarray(_areas_of(found))
+
+
+def _areas_of(geometry: NDArray[Any]) -> NDArray[Any]:
+    """Polygons and multipolygons, those inside collections too; other geometries are left out."""
+    geometry = geometry[~(shapely.is_missing(geometry) | shapely.is_empty(geometry))]
+    kinds = shapely.get_type_id(geometry)
+    while (kinds == shapely.GeometryType.GEOMETRYCOLLECTION).any():
+        inside = kinds == shapely.GeometryType.GEOMETRYCOLLECTION
+        geometry = np.concatenate([geometry[~inside], shapely.get_parts(geometry[inside])])
+        kinds = shapely.get_type_id(geometry)
+    areal = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
+    return np.asarray(geometry[np.isin(kinds, areal)])
+
+
+def _near(areas: NDArray[Any], grid: Grid, crs: Any) -> NDArray[Any]:
+    """Areas in their own CRS, cut to the surroundings of a grid, with points along their sides."""
+    rows, cols = (np.linspace(0, size, _LATTICE) for size in (grid.height, grid.width))
+    lattice = np.stack(np.meshgrid(cols, rows), axis=-1).reshape(-1, 2)
+    world = grid.to_world(lattice)
+    x, y = _transformer(grid.crs, crs).transform(world[:, 0], world[:, 1])
+    known = np.isfinite(x) & np.isfinite(y)
+    if not known.any():
+        raise InputError("the scene lies outside the area that the CRS of the polygons is defined for")
+    x, y = x[known], y[known]
+    shifts = [0.0]
+    if crs.is_geographic and x.max() - x.min() > _HALF_TURN:
+        # The scene lies across the antimeridian, or around a pole: degrees go on beyond 180 there.
+        x = np.where(x < 0, x + 2 * _HALF_TURN, x)
+        shifts = [0.0, 2 * _HALF_TURN]
+    across, up = max(np.ptp(x), 1e-9), max(np.ptp(y), 1e-9)
+    left, right = x.min() - across, x.max() + across
+    bottom, top = y.min() - up, y.max() + up
+    if crs.is_geographic:
+        bottom, top = max(bottom, -90.0), min(top, 90.0)
+    box = shapely.box(left, bottom, right, top)
+    moved = np.concatenate(
+        [shapely.transform(areas, lambda xy, by=shift: np.add(xy, [by, 0.0])) for shift in shifts]
+    )
+    cut = _areas_of(np.asarray(shapely.intersection(moved[shapely.intersects(moved, box)], box)))
+    return np.asarray(shapely.segmentize(cut, max(across, up) / _LATTICE))
+
+
+def _to_grid(crs: Any, grid: Grid) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    transformer = _transformer(crs, grid.crs)
+
+    def move(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return grid.to_pixel(np.column_stack(transformer.transform(points[:, 0], points[:, 1])))
+
+    return move
+
+
+def _transformer(source: Any, target: Any) -> Any:
+    from pyproj import Transformer
+
+    return Transformer.from_crs(source, target, always_xy=True)
 
 
 def region_of(area: shapely.Geometry, grid: Grid) -> Window:

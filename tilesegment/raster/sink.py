@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import tempfile
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,19 +14,23 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
+from affine import Affine
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.shutil import copy as copy_raster
 from rasterio.windows import Window as RasterioWindow
 
-from tilesegment.errors import OutputError
+from tilesegment.errors import OutputError, SettingsError
 from tilesegment.grid import Grid, Window
 from tilesegment.model.card import ModelClass
 from tilesegment.tiling.blend import NODATA, PROBABILITY_MAX
 
 RASTERS = (".tif", ".tiff")
 _TILE = 512
+# Pixels of a side of the raster that creation options are tried on.
+_TRIAL = 256
 
 
 @dataclass(frozen=True)
@@ -59,11 +67,63 @@ def write_band(path: Path, band: Band, read: Callable[[Window], NDArray[np.uint8
         _write_tiled(plain, band, read)
         if band.cog:
             _to_cog(plain, path, band)
-    except (RasterioError, OSError) as error:
+    except (RasterioError, CPLE_BaseError, OSError) as error:
         raise OutputError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
     finally:
         if band.cog:
             plain.unlink(missing_ok=True)
+
+
+def check_options(options: tuple[tuple[str, str], ...], cog: bool) -> None:
+    """Creation options must leave every class as it is: all 256 values are written with them and read back,
+    so that the driver itself says what it does not know.
+
+    Raises SettingsError where it refuses or remarks on an option, or a value comes back as another one.
+    """
+    if not options:
+        return
+    values = np.random.default_rng(0).permutation(np.arange(_TRIAL * _TRIAL) % 256)
+    trial = values.astype(np.uint8).reshape(_TRIAL, _TRIAL)
+    grid = Grid(None, Affine.scale(2), _TRIAL, _TRIAL)
+    labels = {value: ModelClass(str(value), (value, value, value)) for value in range(255)}
+    named = " ".join(f"--co {name}={value}" for name, value in options)
+    with tempfile.TemporaryDirectory(prefix="tilesegment-") as folder, _remarks() as remarks:
+        path = Path(folder) / "trial.tif"
+        try:
+            write_band(path, Band(grid, labels, cog, options), lambda window: trial[window.slices])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                with rasterio.open(path) as dataset:
+                    same = bool((dataset.read(1) == trial).all())
+        except (OutputError, RasterioError) as error:
+            words = remarks[0] if remarks else " ".join(str(error).split()).rpartition("trial.tif: ")[2]
+            raise SettingsError(f"{named}: {words}") from error
+    if remarks:
+        raise SettingsError(f"{named}: {remarks[0]}")
+    if not same:
+        raise SettingsError(f"{named}: changes class numbers; use lossless options of eight bits")
+
+
+@contextmanager
+def _remarks() -> Iterator[list[str]]:
+    """GDAL's warnings of unknown names and values, which it otherwise passes over."""
+    found: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = record.getMessage()
+            if "creation option" in text:
+                found.append(text.partition(" in ")[2] or text)
+
+    logger = logging.getLogger("rasterio")
+    before, collector = logger.level, Collector(logging.WARNING)
+    logger.setLevel(logging.WARNING)
+    logger.addHandler(collector)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(collector)
+        logger.setLevel(before)
 
 
 def category_sidecar(labels: dict[int, ModelClass]) -> str:

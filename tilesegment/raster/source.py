@@ -19,6 +19,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.env import getenv, hasenv
 from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterioWindow
@@ -34,6 +35,12 @@ GSD_TOLERANCE = 0.15
 MOST_UPSAMPLING = 8.0
 _CELL = 512
 _COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+_LISTING = "GDAL_DISABLE_READDIR_ON_OPEN"
+_NETWORK = tuple(
+    f"/vsi{name}/"
+    for name in ("curl", "s3", "gs", "az", "adls", "oss", "swift", "hdfs", "webhdfs")
+    for name in (name, f"{name}_streaming")
+)
 _REMOTE = {"http": "/vsicurl/", "https": "/vsicurl/", "s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
 
 
@@ -71,7 +78,6 @@ def gdal_environment(options: tuple[tuple[str, str], ...] = ()) -> Iterator[None
     """GDAL's configuration for the length of a run: a known cache, and the user's own options."""
     defaults: dict[str, Any] = {
         "GDAL_CACHEMAX": GDAL_CACHE_BYTES,
-        "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
         "CPL_VSIL_CURL_CACHE_SIZE": 32_000_000,
         "GDAL_HTTP_MAX_RETRY": 4,
         "GDAL_HTTP_RETRY_DELAY": 1,
@@ -295,12 +301,20 @@ class Scene:
             bands = self._nodata_bands
             masks = self._dataset.read_masks(bands, window=source, out_shape=(len(bands), *shape))
             valid &= masks.any(axis=0)
-        elif self.spec.nodata is not None:
-            # An internal mask or alpha hides the value from GDAL's own mask.
+        if self._compared is not None:
             bands = list(self.spec.bands)
             raw = self._dataset.read(bands, window=source, out_shape=(len(bands), *shape))
-            valid &= (raw != self.spec.nodata).any(axis=0)
+            valid &= (raw != self._compared).any(axis=0)
         return valid
+
+    @cached_property
+    def _compared(self) -> Any:
+        """The value that the user gave, in the scene's own type, where GDAL does not look for it: because
+        an internal mask or alpha hides it, or because the file declares another one."""
+        given = self.spec.nodata
+        if given is None or (self._nodata_bands and all(v is None for v in self._masks[0].nodatavals)):
+            return None
+        return self.dtype.type(given)
 
     @cached_property
     def _mask_bands(self) -> list[tuple[Any, int]]:
@@ -337,7 +351,7 @@ def _open(path: str, nodata: float | None, raw: bool) -> Iterator[tuple[Any, lis
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
-            original = rasterio.open(path)
+            original = _open_file(path)
         except (RasterioError, UnicodeError, OSError) as error:
             raise InputError(_cannot_open(path, error)) from error
         opened = [original]
@@ -348,12 +362,13 @@ def _open(path: str, nodata: float | None, raw: bool) -> Iterator[tuple[Any, lis
                 raise InputError(f"{path}: no bands to read{advice}")
             dataset = original
             options = []
-            if nodata is not None:
+            # GDAL knows one value a band: a declared one stays its own, and the other is looked for here.
+            if nodata is not None and all(value is None for value in original.nodatavals):
                 options.append(f"a_nodata={nodata:.17g}")
             if original.colorinterp[0] == ColorInterp.palette and not raw:
                 options.append("expand=rgb")
             if options:
-                dataset = rasterio.open(f"vrt://{_gdal_name(path)}?{'&'.join(options)}")
+                dataset = _open_file(f"vrt://{_gdal_name(path)}?{'&'.join(options)}", is_remote(path))
                 opened.append(dataset)
             points, points_crs = dataset.gcps
             if points and dataset.crs is None and dataset.transform.is_identity:
@@ -365,6 +380,22 @@ def _open(path: str, nodata: float | None, raw: bool) -> Iterator[tuple[Any, lis
         finally:
             for handle in reversed(opened):
                 handle.close()
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path lies beyond a network."""
+    scheme, separator, _ = path.partition("://")
+    return bool(separator and scheme in _REMOTE) or path.startswith(_NETWORK)
+
+
+def _open_file(path: str, remote: bool | None = None) -> Any:
+    """Open with what lies beside it (world files, `.aux.xml`, `.msk`, `.ovr`, headers); over a network
+    nobody asks for a listing of the folder, unless the user says otherwise."""
+    far = is_remote(path) if remote is None else remote
+    if not far or _LISTING in os.environ or (hasenv() and _LISTING in getenv()):
+        return rasterio.open(path)
+    with rasterio.Env(**{_LISTING: "EMPTY_DIR"}):
+        return rasterio.open(path)
 
 
 def _gdal_name(path: str) -> str:
@@ -425,7 +456,7 @@ def _fitting_nodata(name: str, dataset: Any, nodata: float | None) -> float | No
     if nodata is None or np.dtype(dataset.dtypes[0]).kind == "f":
         return nodata
     limits = np.iinfo(dataset.dtypes[0])
-    if nodata != int(nodata) or not limits.min <= nodata <= limits.max:
+    if not np.isfinite(nodata) or nodata != int(nodata) or not limits.min <= nodata <= limits.max:
         raise SettingsError(
             f"--nodata {nodata:g} is no {dataset.dtypes[0]} value; {name} holds {limits.min} to "
             f"{limits.max}"

@@ -16,7 +16,7 @@ from typing import Any
 from tilesegment.atomic import write_text
 from tilesegment.errors import InputError
 from tilesegment.grid import Grid
-from tilesegment.raster.sink import Band, category_sidecar, write_band
+from tilesegment.raster.sink import Band, category_sidecar, check_options, write_band
 from tilesegment.raster.source import Scene, gdal_environment
 from tilesegment.report.overlay import write_overlay
 from tilesegment.run.blockfile import BlockInfo
@@ -45,7 +45,7 @@ from tilesegment.run.record import (
 )
 from tilesegment.settings import PredictSettings
 from tilesegment.vector.parallel import in_threads
-from tilesegment.vector.write import Layer, write_layer
+from tilesegment.vector.write import Layer, check_layer, write_layer
 
 # Is told how many tiles are done, and of how many.
 Progress = Callable[[int, int], None]
@@ -91,6 +91,7 @@ def run_predict(
         warnings = list(prepared.warnings)
         for line in warnings:
             _log.warning(line)
+        _check_options(prepared, outputs, settings)
         ledger = stack.enter_context(open_ledger(outputs.main, prepared.key, settings.resume))
         refuse_foreign(outputs, settings, ledger)
         prepared = prepared.with_blocks(ledger.fixed)
@@ -117,6 +118,28 @@ def run_predict(
         write_text(outputs.record, json.dumps(record, indent=1, default=str) + "\n")
         ledger.remove()
     return Run(outputs, record)
+
+
+def _check_options(prepared: Prepared, outputs: Outputs, settings: PredictSettings) -> None:
+    """What the drivers make of creation options, before anything is predicted."""
+    if outputs.masks or outputs.probability is not None:
+        check_options(settings.co, settings.cog)
+    if outputs.vector is not None:
+        check_layer(outputs.vector, _layer(prepared, settings, outputs.vector, {}))
+
+
+def _layer(prepared: Prepared, settings: PredictSettings, path: Path, marks: dict[str, str]) -> Layer:
+    job = prepared.job
+    labels = job.model.card.labels
+    return Layer(
+        grid=prepared.grid,
+        labels={value: labels[value] for value in job.tracing.values},
+        name=settings.vector.layer or path.stem,
+        multi=settings.vector.connectivity == 8,
+        dst_crs=settings.vector.dst_crs,
+        options=settings.lco,
+        metadata=marks,
+    )
 
 
 def _predict_missing(
@@ -223,16 +246,7 @@ def _write_all(
             job.tracing.tolerance is not None,
             len(job.tracing.values) > 1,
         )
-        layer = Layer(
-            grid=prepared.grid,
-            labels={value: labels[value] for value in job.tracing.values},
-            name=settings.vector.layer or path.stem,
-            multi=settings.vector.connectivity == 8,
-            dst_crs=settings.vector.dst_crs,
-            options=settings.lco,
-            metadata=marks,
-        )
-        return write_layer(temporary_for(path), layer, features)
+        return write_layer(temporary_for(path), _layer(prepared, settings, path, marks), features)
 
     def rasters() -> None:
         grid = _output_grid(prepared, settings)

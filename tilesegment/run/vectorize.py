@@ -24,7 +24,7 @@ from tilesegment.settings import VectorSettings
 from tilesegment.tiling.plan import Block, Plan
 from tilesegment.vector.parallel import in_threads
 from tilesegment.vector.trace import Traceable, trace_bands
-from tilesegment.vector.write import Layer, is_vector, write_layer
+from tilesegment.vector.write import Layer, check_layer, is_vector, write_layer
 
 _CELL = 1024
 _BLOCK_PIXELS = 32_000_000
@@ -55,18 +55,19 @@ def vectorize_raster(
         plan = _plan(grid.height, grid.width)
         found = _values(scene.spec, plan)
         tolerance = shared_tolerance(settings.simplify, grid) if len(found) > 1 else None
+        layer = Layer(
+            grid=grid,
+            labels=_labels(scene, found),
+            name=settings.layer or output.stem,
+            confidence=False,
+            multi=settings.connectivity == 8,
+            dst_crs=settings.dst_crs,
+            options=lco,
+            metadata={"software": software(), "input": source},
+        )
+        check_layer(output, layer)
         with open_ledger(output, {"vectorize": source}, resume=False) as ledger:
             _trace(scene.spec, plan, ledger, tolerance)
-            layer = Layer(
-                grid=grid,
-                labels=_labels(scene, found),
-                name=settings.layer or output.stem,
-                confidence=False,
-                multi=settings.connectivity == 8,
-                dst_crs=settings.dst_crs,
-                options=lco,
-                metadata={"software": software(), "input": source},
-            )
             polygons = _write(output, plan, layer, ledger, settings, len(found) > 1)
             ledger.remove()
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -81,6 +82,31 @@ def write_layer(path: Path, layer: Layer, batches: Iterator[Features]) -> int:
             raise
         raise OutputError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
     return counter.rows
+
+
+def check_layer(path: Path, layer: Layer) -> None:
+    """Layer creation options, and the layer's name, are tried on one polygon before anything is predicted.
+
+    Raises SettingsError where the driver refuses or remarks on them.
+    """
+    if not layer.options:
+        return
+    named = " ".join(f"--lco {name}={value}" for name, value in layer.options)
+    square = np.array([shapely.box(1, 1, 2, 2)], object)
+    one = np.ones(1, np.int64)
+    trial = Features(square, one, one, one, one)
+    with tempfile.TemporaryDirectory(prefix="tilesegment-") as folder:
+        path = Path(folder) / f"trial{path.suffix.lower()}"
+        try:
+            with warnings.catch_warnings(record=True) as remarks:
+                warnings.simplefilter("always")
+                write_layer(path, layer, iter([trial]))
+        except (OutputError, SettingsError) as error:
+            words = str(error).removeprefix(f"{path}: ").removeprefix("--lco: ")
+            raise SettingsError(f"{named}: {words}") from error
+    told = [text for remark in remarks if "creation option" in (text := str(remark.message))]
+    if told:
+        raise SettingsError(f"{named}: {told[0].replace(f'dataset {path}', 'the driver')}")
 
 
 class _Counter:
@@ -215,7 +241,7 @@ def _write_parquet(path: Path, layer: Layer, target: str | None, tables: Any) ->
     known = {key.lower(): value for key, value in layer.options}
     try:
         with pq.ParquetWriter(
-            str(path), schema.with_metadata(metadata), compression="zstd", **known
+            str(path), schema.with_metadata(metadata), **{"compression": "zstd", **known}
         ) as writer:
             for table in tables:
                 writer.write_batch(table)
