@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tilesegment.errors import MemoryBudgetError, SettingsError
 from tilesegment.grid import Window
 from tilesegment.tiling.memory import Load, fit_blocks, worst_memory
-from tilesegment.tiling.plan import Axis, Plan
+from tilesegment.tiling.plan import Axis, Plan, fitting_tile
 
 
 @st.composite
@@ -116,3 +116,18 @@ def test_too_little_memory_says_how_much_is_needed() -> None:
 
 def test_every_worker_gets_a_block() -> None:
     assert len(fit_blocks(plan_of(3000, 3000), LOAD, 8_000_000_000, workers=4).blocks) >= 4
+
+
+@pytest.mark.parametrize(
+    ("size", "tile", "expected", "overlap"),
+    [
+        ((4000, 3000), (512, 512), (512, 512), 64),
+        ((256, 256), (512, 512), (256, 256), 64),
+        ((257, 511), (512, 512), (288, 512), 64),
+        ((1, 5000), (512, 512), (32, 512), 24),
+        ((300, 100), (256, 512), (256, 128), 64),
+        ((50, 50), (40, 40), (40, 40), 30),
+    ],
+)
+def test_a_tile_is_no_larger_than_its_scene(size, tile, expected, overlap) -> None:
+    assert fitting_tile(tile, *size, 64) == (expected, overlap)

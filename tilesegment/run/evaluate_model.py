@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from tilesegment.run.prepare import cores
 from tilesegment.run.publish import discard, publish, temporary_for
 from tilesegment.run.stopwatch import Stopwatch
 from tilesegment.tiling.blend import FINE_MAX, NODATA, PROBABILITY_MAX
-from tilesegment.tiling.plan import Plan
+from tilesegment.tiling.plan import Plan, fitting_tile
 from tilesegment.vector.trace import Fragments
 
 Progress = Callable[[int, int], None]
@@ -86,28 +86,35 @@ class ModelRunner:
 
     model: ModelFile
     dtype: str
-    predictor: Predictor = field(init=False)
 
     def __post_init__(self) -> None:
         card, self._choice = self.model.card, choose_engine("auto", "auto", "auto")
         bands = len(card.bands)
         self._low, self._high = (card.value_range[0],) * bands, (card.value_range[1],) * bands
-        setup = Setup(
-            tile=card.tile,
-            dtype=self.dtype,
-            low=self._low,
-            high=self._high,
-            device=self._choice.device,
-            precision=self._choice.precision,
-            lanes=cores(),
-        )
-        self.predictor = load_engine(self._choice.engine, self.model, setup)
         self._tracing = TraceSettings(card.threshold, card.foreground, trace=False)
+        self._loaded: dict[tuple[int, int], Predictor] = {}
+
+    def predictor(self, tile: tuple[int, int]) -> Predictor:
+        """The model for tiles of a size; pictures mostly have one size."""
+        if tile not in self._loaded:
+            self._loaded.clear()
+            setup = Setup(
+                tile=tile,
+                dtype=self.dtype,
+                low=self._low,
+                high=self._high,
+                device=self._choice.device,
+                precision=self._choice.precision,
+                lanes=cores(),
+            )
+            self._loaded[tile] = load_engine(self._choice.engine, self.model, setup)
+        return self._loaded[tile]
 
     def predict(self, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Classes and probability (rows, columns), as in a run's masks; NODATA where nothing is valid."""
         card, (rows, cols) = self.model.card, sample.label.shape
-        plan = Plan(rows, cols, Window(0, 0, rows, cols), card.tile, card.overlap)
+        tile, overlap = fitting_tile(card.tile, rows, cols, card.overlap)
+        plan = Plan(rows, cols, Window(0, 0, rows, cols), tile, overlap)
         job = Job(
             scene=SceneSpec("", tuple(range(1, len(card.bands) + 1))),
             model=self.model,
@@ -125,7 +132,7 @@ class ModelRunner:
         )
         found = _Collected(np.full((rows, cols), NODATA, np.uint8))
         for block in plan.blocks:
-            predict_rows(_Picture(sample), self.predictor, job, block, Stopwatch(), found)
+            predict_rows(_Picture(sample), self.predictor(tile), job, block, Stopwatch(), found)
         return self._tracing.classes(found.classes, found.probability), found.probability
 
 
@@ -306,9 +313,11 @@ def _of_tiles(runner: ModelRunner, sample: Sample, card: Card) -> NDArray[np.flo
     """Probabilities (classes, rows, columns) of tiles side by side, as the network says them."""
     rows, cols = sample.label.shape
     result = np.zeros((max(2, len(card.classes)), rows, cols))
-    for window in _side_by_side(rows, cols, card.tile):
+    tile, _ = fitting_tile(card.tile, rows, cols, 0)
+    predictor = runner.predictor(tile)
+    for window in _side_by_side(rows, cols, tile):
         pixels = _Picture(sample).read(window)
-        counts = np.asarray(runner.predictor.submit(pixels.values[None], pixels.valid[None]).result())[0]
+        counts = np.asarray(predictor.submit(pixels.values[None], pixels.valid[None]).result())[0]
         part = counts.astype(np.float64) / FINE_MAX
         part = np.concatenate([1 - part, part]) if len(part) == 1 else part
         inside = slice(window.row, min(window.row_end, rows)), slice(window.col, min(window.col_end, cols))

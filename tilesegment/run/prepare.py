@@ -23,7 +23,7 @@ from tilesegment.run.job import Job, TraceSettings
 from tilesegment.settings import Measure, PredictSettings, VectorSettings
 from tilesegment.tiling.blend import BLEND_MODES, BlendMode
 from tilesegment.tiling.memory import PROCESS_BYTES, Load, fit_blocks, worst_memory
-from tilesegment.tiling.plan import Plan
+from tilesegment.tiling.plan import Plan, fitting_tile
 
 DEFAULT_MEMORY_SHARE = 0.5
 
@@ -87,13 +87,7 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
             )
         values = value_range(scene, settings.stretch, card.dtype, card.value_range)
         region, aoi = _region(scene, settings)
-        plan = Plan(
-            scene.grid.height,
-            scene.grid.width,
-            region,
-            settings.tile or card.tile,
-            card.overlap if settings.overlap is None else settings.overlap,
-        )
+        plan = _plan(scene.grid, region, settings, card)
         measures, notes = resolve_measures(settings.vector, scene.grid, card.gsd)
         tracing = _tracing(card, settings, measures, scene.grid, trace)
         warnings = [*_scene_warnings(scene, settings, card), *notes]
@@ -127,6 +121,17 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
             _prediction_key(job, scene),
             tuple(warnings),
         )
+
+
+def _plan(grid: Grid, region: Window, settings: PredictSettings, card: Card) -> Plan:
+    tile, overlap = settings.tile or card.tile, settings.overlap
+    if overlap is None:
+        overlap = card.overlap
+    if settings.tile is None:
+        tile, fitted = fitting_tile(tile, grid.height, grid.width, overlap)
+        # An overlap that was asked for and does not fit is an error, not another one.
+        overlap = fitted if settings.overlap is None else overlap
+    return Plan(grid.height, grid.width, region, tile, overlap)
 
 
 def resolve_measures(

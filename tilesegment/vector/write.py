@@ -197,7 +197,9 @@ def _write_ogr(path: Path, driver: str, layer: Layer, target: str | None, tables
     from pyogrio.errors import DataSourceError, FeatureError, FieldError, GeometryError
     from pyogrio.raw import write_arrow
 
-    options = {"GeoJSON": {"RFC7946": "YES"}, "GPKG": {"GEOMETRY_NAME": "geom"}}.get(driver, {})
+    # RFC 7946 means longitude and latitude, and cuts pixel coordinates away as if they were.
+    geojson = {} if target is None else {"RFC7946": "YES"}
+    options = {"GeoJSON": geojson, "GPKG": {"GEOMETRY_NAME": "geom"}}.get(driver, {})
     options = {**options, **{key.upper(): value for key, value in layer.options}}
     metadata = layer.metadata if driver in ("GPKG", "FlatGeobuf") else None
     reader = pa.RecordBatchReader.from_batches(_schema(driver), tables)
