@@ -758,6 +758,18 @@ class TestCommands:
         assert again.returncode == 1
         assert again.stderr.strip().endswith("give --resume, --overwrite or another -o")
 
+    def test_resume_needs_no_setting_twice(self, data: Path, tmp_path: Path) -> None:
+        """As the README writes it: what the run was begun with stands in its folder."""
+        changes = [part for change in [*SMALL, "epochs=1"] for part in ("--set", change)]
+        begin = ("train", "rooftop", "--data", data / "rooftop", "-o", tmp_path / "r")
+        assert run_cli(*begin, *changes).returncode == 0
+        done = run_cli(*begin, "--resume", "--set", "epochs=2", "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["epochs"] == 2
+        wrong = run_cli(*begin, "--resume", "--set", "batch=5")
+        assert wrong.returncode == 1
+        assert "batch differs from the interrupted run" in wrong.stderr
+
     @pytest.mark.parametrize(
         ("arguments", "code", "message"),
         [

@@ -275,10 +275,11 @@ def train_model(
     0.81
     """
     from tilesegment.train.config import load_config
-    from tilesegment.train.run import Listener, run_training
+    from tilesegment.train.run import Listener, resumed_config, run_training
 
+    before = resumed_config(Path(output), changes) if resume else None
     return run_training(
-        load_config(os.fspath(config), changes),
+        before or load_config(os.fspath(config), changes),
         Path(data),
         Path(output),
         resume=resume,

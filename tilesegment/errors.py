@@ -14,9 +14,23 @@ Each class also inherits the built-in that a Python programmer would catch.
 
 from __future__ import annotations
 
+import re
+
+# A URL, also as GDAL's `/vsicurl/...`: what logs one in before the host, and what signs it after the path.
+_URL = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+]*://)(?:[^\s/@]+@)?(?P<place>[^\s?'\"]*)(?:\?[^\s'\"]*)?")
+
+
+def without_secrets(text: str) -> str:
+    """A text whose URLs have neither user and password nor a query, which may sign them: for messages, logs
+    and whatever is published with a result."""
+    return _URL.sub(lambda match: match["scheme"] + match["place"], text)
+
 
 class TilesegmentError(Exception):
-    """Root of the package's own errors; `str(error)` is one line for the user."""
+    """Root of the package's own errors; `str(error)` is one line for the user, without secrets of URLs."""
+
+    def __str__(self) -> str:
+        return without_secrets(super().__str__())
 
 
 class InputError(TilesegmentError, ValueError):

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from tilesegment.errors import without_secrets
+
 _state: dict[str, Any] = {"verbosity": 0, "json": False}
 _LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
 
@@ -53,6 +55,7 @@ def inform(message: str) -> None:
 
 
 def _write(level: str, message: str) -> None:
+    message = without_secrets(message)
     if _state["json"]:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         click.echo(json.dumps({"time": stamp, "level": level, "message": message}), err=True)

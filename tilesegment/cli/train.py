@@ -72,10 +72,12 @@ def command(
 
         click.echo(yaml.safe_dump(plain(settings), sort_keys=False), nl=False)
         return
-    from tilesegment.train.run import Listener, run_training
+    from tilesegment.train.run import Listener, resumed_config, run_training
 
     listener = Listener(logs.inform, _Bar(), logs.warn)
     folder = output or Path("runs") / settings.name
+    if resume:
+        settings = resumed_config(folder, changes) or settings
     result = run_training(
         settings, data, folder, resume=resume, overwrite=overwrite, device=device, listener=listener
     )

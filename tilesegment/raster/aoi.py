@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -97,9 +98,7 @@ def _near(areas: NDArray[Any], grid: Grid, crs: Any) -> NDArray[Any]:
     if crs.is_geographic:
         bottom, top = max(bottom, -90.0), min(top, 90.0)
     box = shapely.box(left, bottom, right, top)
-    moved = np.concatenate(
-        [shapely.transform(areas, lambda xy, by=shift: np.add(xy, [by, 0.0])) for shift in shifts]
-    )
+    moved = np.concatenate([shapely.transform(areas, partial(np.add, [shift, 0.0])) for shift in shifts])
     cut = _areas_of(np.asarray(shapely.intersection(moved[shapely.intersects(moved, box)], box)))
     return np.asarray(shapely.segmentize(cut, max(across, up) / _LATTICE))
 

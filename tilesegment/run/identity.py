@@ -7,6 +7,7 @@ import os
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
+from tilesegment.errors import without_secrets
 from tilesegment.grid import Window
 from tilesegment.raster.source import Scene
 
@@ -39,7 +40,8 @@ def _url_identity(url: str) -> str | None:
     except (URLError, OSError, ValueError):
         return None
     mark = headers.get("ETag") or headers.get("Last-Modified")
-    return None if mark is None else f"{url} {headers.get('Content-Length')} {mark}"
+    # Without what signs it: a new signature is no other file.
+    return None if mark is None else f"{without_secrets(url)} {headers.get('Content-Length')} {mark}"
 
 
 def _pixel_checksum(scene: Scene) -> str:

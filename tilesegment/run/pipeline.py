@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tilesegment.atomic import write_text
-from tilesegment.errors import InputError
+from tilesegment.errors import InputError, without_secrets
 from tilesegment.grid import Grid
 from tilesegment.raster.sink import Band, category_sidecar, check_options, write_band
 from tilesegment.raster.source import Scene, gdal_environment
@@ -303,7 +303,7 @@ def _describe(source: str, prepared: Prepared) -> dict[str, Any]:
     metres = prepared.grid.metres_per_pixel
     area = plan.region.area
     return {
-        "input": source,
+        "input": without_secrets(source),
         "model": prepared.job.model.name,
         "grid": {
             "height": plan.height,

@@ -8,11 +8,14 @@ import importlib.metadata
 import platform
 from typing import Any
 
+from tilesegment.errors import without_secrets
 from tilesegment.model.store import ModelFile
 from tilesegment.run.blockfile import BlockInfo
 from tilesegment.settings import Measure, PredictSettings
 
 _PACKAGES = ("rasterio", "numpy", "shapely", "pyogrio", "torch", "segmentation-models-pytorch")
+# Words in the names of GDAL options whose values nobody should read.
+_SECRET = ("SECRET", "TOKEN", "PASSWORD", "USERPWD", "ACCESS_KEY", "SIGNATURE", "HEADER", "COOKIE")
 
 
 def software() -> str:
@@ -35,7 +38,7 @@ def provenance(path: str, model: ModelFile, settings: dict[str, Any]) -> dict[st
         "software": software(),
         "model": model.name,
         "model_sha256": model.sha256,
-        "input": path,
+        "input": without_secrets(path),
         "settings": shown,
     }
 
@@ -51,7 +54,14 @@ def plain_settings(settings: PredictSettings) -> dict[str, Any]:
                 result[inner.name] = str(found) if isinstance(found, Measure) else found
         else:
             result[field.name] = value
+    result["gdal"] = tuple((name, _shown(name, str(value))) for name, value in settings.gdal)
     return result
+
+
+def _shown(option: str, value: str) -> str:
+    """The value of a GDAL option as it may be published."""
+    hidden = any(word in option.upper() for word in _SECRET)
+    return "***" if hidden else without_secrets(value)
 
 
 def stage_seconds(infos: list[BlockInfo]) -> dict[str, float]:

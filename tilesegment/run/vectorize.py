@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tilesegment.errors import InputError, OutputError, SettingsError
+from tilesegment.errors import InputError, OutputError, SettingsError, without_secrets
 from tilesegment.grid import Window
 from tilesegment.model.card import ModelClass, default_colours
 from tilesegment.raster.labels import category_names
@@ -63,7 +63,7 @@ def vectorize_raster(
             multi=settings.connectivity == 8,
             dst_crs=settings.dst_crs,
             options=lco,
-            metadata={"software": software(), "input": source},
+            metadata={"software": software(), "input": without_secrets(source)},
         )
         check_layer(output, layer)
         with open_ledger(output, {"vectorize": source}, resume=False) as ledger:
@@ -71,7 +71,7 @@ def vectorize_raster(
             polygons = _write(output, plan, layer, ledger, settings, len(found) > 1)
             ledger.remove()
     return {
-        "input": source,
+        "input": without_secrets(source),
         "outputs": [str(output)],
         "classes": found,
         "polygons": polygons,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,13 @@ def run_training(
         write_text(folder / _ENVIRONMENT, json.dumps(known, indent=1) + "\n")
     trainer.fit()
     return _finish(config, reader, trainer, folder, data)
+
+
+def resumed_config(folder: Path, changes: Sequence[str]) -> TrainConfig | None:
+    """The configuration of an interrupted run in a folder, with changes; None where there is none. What it
+    was begun with need not be given again."""
+    path = folder / _CONFIG
+    return load_config(str(path), changes) if path.is_file() else None
 
 
 def make_card(config: TrainConfig, reader: Reader) -> Card:
