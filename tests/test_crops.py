@@ -13,7 +13,7 @@ import shapely
 from affine import Affine
 
 from tests import layouts
-from tilesegment.datasets.buildings import _between, contact_of, label_of_boxes
+from tilesegment.datasets.buildings import _between, contact_of_layer, label_of_boxes
 from tilesegment.datasets.crops import CropReader
 from tilesegment.datasets.opening import open_reader
 from tilesegment.datasets.sample import IGNORE
@@ -218,7 +218,7 @@ class TestContact:
         frame = geopandas.GeoDataFrame(geometry=houses, crs="EPSG:32737").to_crs("EPSG:4326")
         frame.to_file(tmp_path / "houses.geojson")
         part = Part(None, (60, 60))
-        found = contact_of(tmp_path / "a/masks/0.tif", str(tmp_path / "houses.geojson"), part, 0.2)
+        found = contact_of_layer(tmp_path / "a/masks/0.tif", str(tmp_path / "houses.geojson"), part, 0.2)
         expected = np.zeros((60, 60), np.uint8)
         # Their wall is at 6 m, column 30; within 2 pixels of both are 28..31, rounded at its ends.
         expected[10:50, 28:32] = 1

@@ -18,6 +18,7 @@ import shapely
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from tests import layouts
 from tilesegment.datasets.check import check
@@ -27,6 +28,7 @@ from tilesegment.datasets.opening import open_reader
 from tilesegment.datasets.sample import IGNORE
 from tilesegment.datasets.split import split
 from tilesegment.datasets.tables import CITYSCAPES, CITYSCAPES_19, CITYSCAPES_30, COCO, VOC
+from tilesegment.datasets.values import values_of
 from tilesegment.errors import InputError, SettingsError
 
 
@@ -489,3 +491,97 @@ class TestDownload:
         handler.content, handler.broken = buffer.getvalue(), False
         reader = opened("voc", tmp_path / "new", download=True, url=url)
         assert len(reader.names("train")) == 4
+
+
+class TestLabelFiles:
+    """White is roof, whatever number a palette gives it; an alpha band changes nothing."""
+
+    MASK: ClassVar = np.kron(np.array([[0, 1], [0, 0]]), np.ones((20, 20))).astype(np.uint8)
+
+    def root(self, tmp_path: Path, save) -> Path:
+        for k in range(3):
+            layouts.save(tmp_path / "images" / f"{k}.png", np.full((40, 40, 3), k, np.uint8))
+            (tmp_path / "masks").mkdir(exist_ok=True)
+            save(tmp_path / "masks" / f"{k}.png")
+        return tmp_path
+
+    def palette(self, numbers: np.ndarray, colours: list[tuple[int, int, int]]) -> Any:
+        picture = Image.fromarray(numbers, "P")
+        picture.putpalette([value for colour in colours for value in colour])
+        return picture.save
+
+    @pytest.mark.parametrize(
+        "kind",
+        ["white first", "black first", "red", "grey and alpha", "colours and alpha", "one bit", "ones"],
+    )
+    def test_the_same_mask_in_every_form(self, tmp_path: Path, kind: str) -> None:
+        white = Image.fromarray(self.MASK * 255)
+        save = {
+            "white first": self.palette(1 - self.MASK, [(255, 255, 255), (0, 0, 0)]),
+            "black first": self.palette(self.MASK, [(0, 0, 0), (255, 255, 255)]),
+            "red": self.palette(self.MASK, [(0, 0, 0), (128, 0, 0)]),
+            "grey and alpha": Image.merge("LA", (white, Image.new("L", (40, 40), 255))).save,
+            "colours and alpha": white.convert("RGBA").save,
+            "one bit": white.convert("1").save,
+            "ones": Image.fromarray(self.MASK).save,
+        }[kind]
+        sample = first(opened("rooftop-tiles", self.root(tmp_path, save)))
+        np.testing.assert_array_equal(sample.label, self.MASK)
+
+    def test_several_colours_are_no_mask_of_roofs(self, tmp_path: Path) -> None:
+        numbers = self.MASK.copy()
+        numbers[30:, 30:] = 2
+        save = self.palette(numbers, [(0, 0, 0), (128, 0, 0), (0, 128, 0)])
+        with pytest.raises(InputError, match=r"0\.png: holds the colours \(0, 128, 0\) and \(128, 0, 0\)"):
+            first(opened("rooftop-tiles", self.root(tmp_path, save), split={"train": [""]}))
+
+    def test_a_palette_of_the_table_s_colours(self, tmp_path: Path) -> None:
+        (tmp_path / "class_dict.csv").write_text("name,r,g,b\nsky,0,0,0\nhouse,128,0,0\n")
+        for part in ("train", "val"):
+            self.root(tmp_path / part, self.palette(1 - self.MASK, [(128, 0, 0), (0, 0, 0)]))
+        np.testing.assert_array_equal(first(opened("colour-folders", tmp_path)).label, self.MASK)
+
+    @pytest.mark.parametrize("values", [[0.0, 1.0], [0.0, 0.7]])
+    def test_float_labels(self, tmp_path: Path, values: list[float]) -> None:
+        label = np.array(values, np.float32)[self.MASK]
+        for k in range(3):
+            layouts.save_tif(tmp_path / "images" / f"{k}.tif", np.full((3, 40, 40), k, np.uint8))
+            layouts.save_tif(tmp_path / "masks" / f"{k}.tif", label[None])
+        reader = opened("rooftop-tiles", tmp_path, split={"train": ["0"]})
+        if values[1] == 1:
+            np.testing.assert_array_equal(first(reader).label, self.MASK)
+        else:
+            with pytest.raises(InputError, match=r"0\.tif: holds fractions \(float32\)"):
+                first(reader)
+
+
+class TestValues:
+    @pytest.mark.parametrize(
+        ("dtype", "low", "high", "expected"),
+        [
+            ("uint8", 3, 90, ("uint8", (0.0, 255.0))),
+            ("float32", 0.1, 0.9, ("float32", (0.0, 1.0))),
+            ("uint16", 1000, 11000, ("uint16", (1200.0, 10800.0))),
+            ("int16", -500, 500, ("int16", (-480.0, 480.0))),
+            ("float32", -10, 90, ("float32", (-8.0, 88.0))),
+        ],
+    )
+    def test_the_range_is_found(
+        self, tmp_path: Path, dtype: str, low: float, high: float, expected
+    ) -> None:
+        ramp = np.linspace(low, high, 3 * 64 * 64).reshape(3, 64, 64).astype(dtype)
+        for k in range(4):
+            layouts.save_tif(tmp_path / "images" / f"{k}.tif", ramp)
+            layouts.save_tif(tmp_path / "masks" / f"{k}.tif", np.zeros((1, 64, 64), np.uint8))
+        kind, found = values_of(opened("rooftop-tiles", tmp_path))
+        assert kind == expected[0]
+        assert found == pytest.approx(expected[1], abs=0.01 * (high - low))
+        findings = check(opened("rooftop-tiles", tmp_path))
+        assert any("training maps" in line for line in findings.warnings) == (dtype != "uint8")
+
+    def test_several_types_are_one_line(self, tmp_path: Path) -> None:
+        for k, dtype in enumerate(("uint8", "uint16", "uint8")):
+            layouts.save_tif(tmp_path / "images" / f"{k}.tif", np.ones((3, 8, 8), dtype))
+            layouts.save_tif(tmp_path / "masks" / f"{k}.tif", np.zeros((1, 8, 8), np.uint8))
+        with pytest.raises(InputError, match=r"0 is uint8 and 1 is uint16; pictures must be of one type"):
+            values_of(opened("rooftop-tiles", tmp_path, split={"train": ["0", "1", "2"]}))

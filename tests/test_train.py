@@ -38,8 +38,9 @@ from tilesegment.evaluate.pixels import Confusion
 from tilesegment.model.build import build_network
 from tilesegment.model.preprocess import normalise
 from tilesegment.model.store import find_model, read_weights
+from tilesegment.raster.values import value_range
 from tilesegment.train.augment import Augment
-from tilesegment.train.batches import epoch_batches, to_tensors
+from tilesegment.train.batches import TrainingData, epoch_batches, to_tensors
 from tilesegment.train.config import NamedConfig, bundled_configs, load_config, parse_config, plain
 from tilesegment.train.loop import class_weights, count
 from tilesegment.train.losses import LOSSES, Loss
@@ -234,6 +235,34 @@ def test_training_and_prediction_see_the_same_tensor(data: Path) -> None:
         pixels = scene.read(scene.grid.window)
     predicted = normalise(pixels.values, pixels.valid, (0.0,) * 3, (255.0,) * 3, card)
     np.testing.assert_array_equal(to_tensors(sample, card)[0].numpy(), predicted)
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [("uint16", 40.0), ("float32", 1 / 255), ("int16", 20.0)])
+def test_any_type_of_picture_is_learnt_and_predicted_alike(
+    tmp_path: Path, dtype: str, factor: float
+) -> None:
+    """The same tensor as in prediction, augmented ones in the same range; and the model knows its type."""
+    root = tmp_path / "data"
+    rng = np.random.default_rng(1)
+    for k in range(6):
+        label = layouts.scene(rng, 64, 64, [0, 1])
+        picture = (layouts.photograph(rng, label).transpose(2, 0, 1) * factor).astype(dtype)
+        layouts.save_tif(root / "images" / f"{k}.tif", picture)
+        layouts.save_tif(root / "masks" / f"{k}.tif", (label * 255).astype(np.uint8)[None])
+    _, _, notes = trained("rooftop", root, tmp_path / "r", "epochs=1")
+    assert any(note.startswith(f"the pictures are {dtype}: ") for note in notes)
+    card = find_model(str(tmp_path / "r")).card
+    assert card.dtype == dtype
+    reader = open_reader("rooftop-tiles", root, {})
+    sample = reader.read("train", 0, None)
+    with tilesegment.open_scene(root / "images" / f"{reader.names('train')[0]}.tif") as scene:
+        found = value_range(scene, None, card.dtype, card.value_range)
+        pixels = scene.read(scene.grid.window)
+    predicted = normalise(pixels.values, pixels.valid, found.low, found.high, card)
+    np.testing.assert_array_equal(to_tensors(sample, card)[0].numpy(), predicted)
+    plain = TrainingData(reader, Augment([], (64, 64), "crop"), card, 0)[(0, 0)][0].numpy()
+    np.testing.assert_allclose(plain, predicted, atol=1e-5)
+    assert predicted.std() > 0.5
 
 
 class TestLosses:

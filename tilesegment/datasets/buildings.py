@@ -15,7 +15,7 @@ from scipy import ndimage
 from tilesegment.datasets.sample import IGNORE
 from tilesegment.errors import InputError
 from tilesegment.raster.aoi import read_polygons
-from tilesegment.raster.picture import Part, read_picture
+from tilesegment.raster.picture import Part
 from tilesegment.raster.source import open_scene
 
 # Within this many metres of two buildings a pixel is contact; at least one pixel to each side.
@@ -64,19 +64,16 @@ def label_of_boxes(
     return label if part is None else _nearest(label, part)
 
 
-def contact_of(label: Path, instances: str, part: Part, gsd: float) -> NDArray[np.uint8]:
-    """Where a part of a picture, whose pixels are `gsd` metres, lies within 0.4 m of two buildings: 1, else
-    0, (rows, columns) of the part.
+def contact_of_mask(mask: NDArray[np.uint8], shape: tuple[int, int], gsd: float) -> NDArray[np.uint8]:
+    """Where a picture, read at `shape` (rows, columns) with pixels of `gsd` metres, lies within 0.4 m of
+    two buildings: 1, else 0. mask: its label at its own pixels, in which each region of 1 is a building."""
+    numbers = ndimage.label(mask == 1, np.ones((3, 3)))[0]
+    return _between(_nearest(numbers, Part(None, shape)), max(1.0, CONTACT_METRES / gsd))
 
-    label: the mask, whose grid the buildings are on; instances: `mask`, or a vector file of them.
-    """
-    if instances == BY_MASK:
-        mask = read_picture(label, None if part.window is None else _native(part))[0]
-        numbers = ndimage.label(mask > 0, np.ones((3, 3)))[0]
-        numbers = _nearest(numbers, Part(None, part.shape))
-    else:
-        numbers = _nearest(_numbered(label, instances), part)
-    return _between(numbers, max(1.0, CONTACT_METRES / gsd))
+
+def contact_of_layer(label: Path, buildings: str, part: Part, gsd: float) -> NDArray[np.uint8]:
+    """As `contact_of_mask`, from a vector file of buildings on the grid of a label file."""
+    return _between(_nearest(_numbered(label, buildings), part), max(1.0, CONTACT_METRES / gsd))
 
 
 def _between(numbers: NDArray[Any], radius: float) -> NDArray[np.uint8]:
@@ -99,11 +96,6 @@ def _numbered(label: Path, instances: str) -> NDArray[np.int32]:
     shape = (grid.height, grid.width)
     shapes = ((polygon, number) for number, polygon in enumerate(footprints, 1))
     return np.asarray(rasterize(shapes, shape, dtype="int32"), np.int32)
-
-
-def _native(part: Part) -> Part | None:
-    window = part.window
-    return None if window is None else Part(window, (window.height, window.width))
 
 
 def _nearest(values: NDArray[Any], part: Part) -> NDArray[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tilesegment.datasets.sample import IGNORE, SPLITS, Reader
+from tilesegment.datasets.values import values_of
 from tilesegment.errors import InputError
 
 # A class with less than this share of the labelled pixels is named.
@@ -58,10 +59,26 @@ def check(reader: Reader, progress: Callable[[int, int], None] = lambda done, to
             done += 1
             progress(done, total)
     _note_balance(findings, reader, counts)
+    _note_values(findings, reader)
     for split in ("train", "val"):
         if not findings.pictures[split]:
             findings.errors.append(f"the {split} split is empty")
     return findings
+
+
+def _note_values(findings: Findings, reader: Reader) -> None:
+    try:
+        kind, (low, high) = values_of(reader)
+    except InputError as error:
+        # A picture that cannot be read was named already.
+        if str(error) not in findings.errors:
+            findings.errors.append(str(error))
+        return
+    if kind != "uint8":
+        findings.warnings.append(
+            f"the pictures are {kind}: training maps {low:g} to {high:g} to dark to bright, unless "
+            "card.value_range says otherwise"
+        )
 
 
 def _note_twin(findings: Findings, one: tuple[str, str], other: tuple[str, str]) -> None:

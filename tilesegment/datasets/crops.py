@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tilesegment.datasets.buildings import CONTACT_METRES, contact_of
+from tilesegment.datasets.buildings import BY_MASK, CONTACT_METRES, contact_of_layer, contact_of_mask
 from tilesegment.datasets.pairs import Pair, PairReader
 from tilesegment.datasets.sample import IGNORE, Sample
 from tilesegment.grid import Window
@@ -115,7 +115,13 @@ class CropReader:
         pair = piece.pair
         if pair.instances is None or pair.label is None:
             return None
-        touching = contact_of(pair.label, pair.instances, piece.part, self.gsd)
+        if pair.instances == BY_MASK:
+            window = piece.part.window
+            native = None if window is None else Part(window, (window.height, window.width))
+            mask = self.pictures.read_label(pair, native)
+            touching = contact_of_mask(mask, piece.part.shape, self.gsd)
+        else:
+            touching = contact_of_layer(pair.label, pair.instances, piece.part, self.gsd)
         if not alone:
             # Nobody knows what lies beyond the rim of a picture.
             rim = math.ceil(CONTACT_METRES / self.gsd)
@@ -173,4 +179,4 @@ def shares_of(weights: Mapping[str, float] | None, pairs: Sequence[Pair]) -> tup
 def instances_of(root: Path, given: Mapping[str, str], place: str) -> str | None:
     """`mask`, or the path of a place's vector file below root."""
     named = given.get(place)
-    return named if named is None or named == "mask" else str(root / named)
+    return named if named is None or named == BY_MASK else str(root / named)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ class Indices:
     """Labels that are numbers. table: class index or IGNORE by value; other values are an error."""
 
     table: tuple[tuple[int, int], ...]
+    colours: ClassVar[bool] = False
 
     @classmethod
     def of(cls, table: Mapping[int, int]) -> Indices:
@@ -38,6 +39,10 @@ class Indices:
         for value, index in self.table:
             lookup[value] = index
         if numbers.dtype.kind != "u" or numbers.dtype.itemsize > 2:
+            if numbers.dtype.kind == "f" and not (numbers == np.rint(numbers)).all():
+                raise InputError(
+                    f"{where}: holds fractions ({numbers.dtype}), and classes are whole numbers"
+                )
             if numbers.size and (numbers.min() < 0 or numbers.max() > 65535):
                 raise InputError(f"{where}: holds the value {numbers.max()}, which is no class")
             numbers = numbers.astype(np.uint16)
@@ -57,9 +62,34 @@ class Indices:
 class Threshold:
     """Two classes in a file whose values were disturbed by JPEG: from 128 on it is class 1."""
 
+    colours: ClassVar[bool] = True
+
     def __call__(self, values: NDArray[Any], where: str) -> NDArray[np.uint8]:
         """See `Indices`."""
         return np.asarray(values[0] >= 128, np.uint8)
+
+
+@dataclass(frozen=True)
+class Roofs:
+    """Class 1 against the rest: numbers 0 and 1 or 0 and 255, or black and one other colour."""
+
+    colours: ClassVar[bool] = True
+
+    def __call__(self, values: NDArray[Any], where: str) -> NDArray[np.uint8]:
+        """See `Indices`."""
+        if len(values) < 3 or (values[1:3] == values[0]).all():
+            return _ROOF_NUMBERS(values[:1], where)
+        lit = values[:3].any(axis=0)
+        distinct = np.unique(values[:3, lit], axis=1)
+        if distinct.shape[1] > 1:
+            shown = [tuple(column) for column in distinct.T[:2].tolist()]
+            raise InputError(
+                f"{where}: holds the colours {shown[0]} and {shown[1]} besides black, not one class"
+            )
+        return np.asarray(lit, np.uint8)
+
+
+_ROOF_NUMBERS = Indices.of({0: 0, 1: 1, 255: 1})
 
 
 @dataclass(frozen=True)
@@ -68,6 +98,7 @@ class Colours:
     the nearest colour within `distance`, and none beyond it."""
 
     palette: tuple[tuple[int, int, int, int], ...]
+    colours: ClassVar[bool] = True
     distance: float = COLOUR_DISTANCE
 
     def __call__(self, values: NDArray[Any], where: str) -> NDArray[np.uint8]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from tilesegment.datasets.buildings import label_of_boxes
 from tilesegment.datasets.sample import IGNORE, Sample
 from tilesegment.errors import InputError
 from tilesegment.model.card import ModelClass
-from tilesegment.raster.picture import Part, picture_size, read_colour, read_picture
+from tilesegment.raster.picture import Part, picture_size, read_colour, read_labels
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 # What the names of a picture and of its label add to the stem they share.
@@ -23,7 +23,19 @@ _ENDINGS = re.compile(
     r"(_leftImg8bit|_gtFine_(color|labelIds|labelTrainIds)|_L|_P|_masks?|_labels?|_sat|_image|_img)$"
 )
 
-Decoder = Callable[[NDArray[Any], str], NDArray[np.uint8]]
+
+class Decoder(Protocol):
+    """From a label file's bands to class indices. colours: whether a palette's colours are wanted, and not
+    its numbers."""
+
+    @property
+    def colours(self) -> bool:
+        """See the class."""
+        ...
+
+    def __call__(self, values: NDArray[Any], where: str) -> NDArray[np.uint8]:
+        """Class indices (rows, columns); `where` names the file in messages. Raises InputError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -150,7 +162,7 @@ class PairReader:
             return label_of_boxes(pair.boxes, picture_size(pair.image), part)
         if part is not None:
             _check_sizes(pair.image, pair.label)
-        labels = read_picture(pair.label, part)
+        labels = read_labels(pair.label, part, self.decode.colours)
         if self.halves:
             labels = labels[..., labels.shape[2] // 2 :]
         label = self.decode(labels, str(pair.label))

@@ -9,7 +9,7 @@ from typing import Any
 
 from tilesegment.datasets.buildings import Box, read_boxes
 from tilesegment.datasets.crops import CropReader, instances_of, largest_crop, shares_of
-from tilesegment.datasets.labels import Indices, Threshold
+from tilesegment.datasets.labels import Roofs, Threshold
 from tilesegment.datasets.pairs import Decoder, Pair, PairReader, first_folder, paired, pictures_in
 from tilesegment.datasets.split import split
 from tilesegment.errors import InputError, SettingsError
@@ -42,7 +42,8 @@ def open_tiles(
     size: tuple[int, int] = (512, 512),
 ) -> PairReader | CropReader:
     """`root/images/images` + `root/label/label`, or `images` + `labels` or `masks`, in root itself or in
-    one folder a place. Labels are 0/255 or 0/1; instead of them a place may have a `boxes.json` with the
+    one folder a place. Labels are 0/255 or 0/1, or black and one
+    other colour; instead of them a place may have a `boxes.json` with the
     [x, y, width, height] of every building by picture.
 
     places: only these folders. gsd: metres a pixel to resample to; metres: the pixel size of places whose
@@ -64,7 +65,7 @@ def open_tiles(
     jpeg = {pair.label.suffix.lower() in _JPEG for pair in pairs if pair.label is not None}
     if len(jpeg) > 1:
         raise InputError(f"{root}: some labels are JPEG files and some are not; convert the JPEG ones")
-    decode: Decoder = Threshold() if True in jpeg else Indices.of({0: 0, 1: 1, 255: 1})
+    decode: Decoder = Threshold() if True in jpeg else Roofs()
     known = {place: instances_of(root, instances or {}, place) for place in {p.place for p in pairs}}
     pairs = [replace(pair, instances=known[pair.place]) for pair in pairs]
     reader = PairReader(

@@ -36,17 +36,21 @@ class Part:
     shape: tuple[int, int]
 
 
-def read_picture(path: Path, part: Part | None = None) -> NDArray[Any]:
-    """All bands (bands, rows, columns) in the file's dtype; a palette's numbers, not its colours.
+def read_labels(path: Path, part: Part | None = None, colours: bool = False) -> NDArray[Any]:
+    """The bands of a label file (bands, rows, columns) in its dtype, without an alpha band. colours: a
+    palette's colours and not its numbers.
 
     part: resampled to the nearest pixel; None for the whole picture as it is. Raises InputError where the
     file is missing or damaged.
     """
     with _opened(path) as dataset:
         window, shape = _wanted(dataset, part)
+        bands = [band for band in dataset.indexes if dataset.colorinterp[band - 1] != ColorInterp.alpha]
         values: NDArray[Any] = dataset.read(
-            window=window, out_shape=(dataset.count, *shape), resampling=Resampling.nearest
+            bands, window=window, out_shape=(len(bands), *shape), resampling=Resampling.nearest
         )
+        if colours and dataset.colorinterp[0] == ColorInterp.palette:
+            values = _coloured(dataset, values)
     return values
 
 
@@ -64,10 +68,7 @@ def read_colour(path: Path, part: Part | None = None) -> Pixels:
         )
         valid = dataset.dataset_mask(window=window, out_shape=shape) > 0
         if bands == 1 and dataset.colorinterp[0] == ColorInterp.palette:
-            table = np.zeros((256, 3), np.uint8)
-            for value, colour in dataset.colormap(1).items():
-                table[value] = colour[:3]
-            values = table[values[0]].transpose(2, 0, 1)
+            values = _coloured(dataset, values)
     if len(values) < 3:
         values = np.repeat(values[:1], 3, axis=0)
     return Pixels(values, valid)
@@ -101,6 +102,14 @@ def picture_size(path: Path) -> tuple[int, int]:
     """(rows, columns), from the header, which is read once. Raises InputError."""
     with _opened(path) as dataset:
         return dataset.height, dataset.width
+
+
+def _coloured(dataset: Any, values: NDArray[Any]) -> NDArray[np.uint8]:
+    """The colours (3, rows, columns) of a palette's numbers (1, rows, columns)."""
+    table = np.zeros((256, 3), np.uint8)
+    for value, colour in dataset.colormap(1).items():
+        table[value] = colour[:3]
+    return np.ascontiguousarray(table[values[0]].transpose(2, 0, 1))
 
 
 @contextmanager

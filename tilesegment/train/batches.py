@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tilesegment.datasets.sample import IGNORE, Reader, Sample
+from tilesegment.datasets.values import BYTES
 from tilesegment.errors import InputError, TilesegmentError
 from tilesegment.grid import Window
 from tilesegment.model.card import Card
@@ -44,11 +45,20 @@ def views(reader: Reader, split: str, size: tuple[int, int], fit: str) -> list[V
     return found
 
 
-def to_tensors(sample: Sample, card: Card) -> tuple[Tensor, Tensor]:
+def in_unit_range(sample: Sample, value_range: tuple[float, float]) -> Sample:
+    """A sample's values as float32 in 0..1, which augmentation takes for any type of picture."""
+    low, high = value_range
+    values = np.clip((sample.values.astype(np.float32) - low) / (high - low), 0, 1)
+    return replace(sample, values=values.astype(np.float32))
+
+
+def to_tensors(
+    sample: Sample, card: Card, value_range: tuple[float, float] | None = None
+) -> tuple[Tensor, Tensor]:
     """The network's input (bands, rows, columns) float32, by the same function as in prediction, and the
     label (rows, columns) int64, IGNORE where nothing is valid; for a network with a contact channel
-    (2, rows, columns), the classes and the contact."""
-    low, high = card.value_range
+    (2, rows, columns), the classes and the contact. value_range: of the sample, by default the card's."""
+    low, high = value_range or card.value_range
     bands = len(sample.values)
     values = normalise(sample.values, sample.valid, (low,) * bands, (high,) * bands, card)
     label = np.where(sample.valid, sample.label, IGNORE).astype(np.int64)
@@ -63,15 +73,19 @@ class TrainingData(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, reader: Reader, augment: Augment, card: Card, seed: int) -> None:
         self._reader, self._augment, self._card, self._seed = reader, augment, card, seed
+        # Bytes are augmented as bytes, which is quicker.
+        self._bytes = card.dtype == "uint8" and card.value_range == BYTES
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        return to_tensors(self.sample(*key), self._card)
+        return to_tensors(self.sample(*key), self._card, None if self._bytes else (0.0, 1.0))
 
     def sample(self, epoch: int, index: int) -> Sample:
-        """The augmented sample itself."""
+        """The augmented sample itself; values of other types than bytes are in 0..1."""
         count = len(self._reader.names("train"))
         rng = np.random.default_rng([self._seed, epoch, index])
         sample = self._reader.read("train", index % count, rng)
+        if not self._bytes:
+            sample = in_unit_range(sample, self._card.value_range)
         return self._augment(sample, int(rng.integers(2**31)))
 
 

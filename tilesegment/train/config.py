@@ -58,14 +58,15 @@ class NamedConfig:
 class CardConfig:
     """What the finished model's card says besides what follows from the data. tile: (rows, columns) to
     predict in, by default the training size for pictures, 512x512 for aerial work. mean, std: by default
-    those that the starting weights were trained with."""
+    those that the starting weights were trained with. value_range: what becomes 0 and 1, by default found
+    in the pictures (see `datasets.values`)."""
 
     tile: tuple[int, int] | None = None
     overlap: int = 64
     threshold: float = 0.5
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    value_range: tuple[float, float] = (0.0, 255.0)
+    value_range: tuple[float, float] | None = None
     license: str = ""
     credits: tuple[str, ...] = ()
 

@@ -16,6 +16,7 @@ from torch import nn
 from tilesegment.atomic import write_text
 from tilesegment.datasets.opening import open_reader
 from tilesegment.datasets.sample import Reader
+from tilesegment.datasets.values import values_of
 from tilesegment.errors import ModelError, OutputError, SettingsError
 from tilesegment.evaluate.pixels import Confusion
 from tilesegment.model.build import build_network, load_network, load_weights
@@ -74,6 +75,9 @@ def run_training(
     if resume and not going_on:
         listener.note(f"{folder}: nothing was saved yet; starting at the first epoch")
     card = make_card(config, reader)
+    if card.dtype != "uint8":
+        low, high = card.value_range
+        listener.note(f"the pictures are {card.dtype}: {low:g} to {high:g} becomes dark to bright")
     torch.manual_seed(config.seed)
     if going_on:
         network, card = _network_of(folder, card)
@@ -113,12 +117,14 @@ def make_card(config: TrainConfig, reader: Reader) -> Card:
     size, fitted = config.data.size, config.data.fit == "resize"
     aerial = config.data.reader.startswith("rooftop")
     mean, std = _normalisation(config)
+    dtype, value_range = values_of(reader)
     return Card(
         name=config.name,
         architecture=config.model.architecture,
         encoder=config.model.encoder,
         classes=reader.classes[1:] if one_channel else reader.classes,
-        value_range=config.card.value_range,
+        dtype=dtype,
+        value_range=config.card.value_range or value_range,
         mean=mean,
         std=std,
         contact=config.model.contact,
@@ -308,7 +314,7 @@ def _draw_panels(config: TrainConfig, reader: Reader, trainer: Trainer, split: s
     for index in range(len(chosen)):
         sample = data.sample(index)
         found = trainer.classes_of(data[index][0])
-        base = picture(sample, config.card.value_range)
+        base = picture(sample, trainer.card.value_range)
         rows.append(
             [
                 base,

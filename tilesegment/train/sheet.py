@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from tilesegment.datasets.sample import Reader
+from tilesegment.datasets.values import values_of
 from tilesegment.train.augment import Augment
+from tilesegment.train.batches import in_unit_range
 from tilesegment.train.config import TrainConfig
 from tilesegment.train.plots import coloured, draw_panels, picture
 
@@ -16,21 +18,22 @@ def draw_sheet(
     path: Path, reader: Reader, config: TrainConfig | None, size: tuple[int, int], rows: int = 6
 ) -> None:
     """Samples of the training split, spread over it; augmented as `config` says, else cut to `size`."""
-    steps, fit, value_range = (), "crop", (0.0, 255.0)
+    steps, fit = (), "crop"
+    _, value_range = values_of(reader)
     if config is not None:
-        steps, fit, value_range = config.augment, config.data.fit, config.card.value_range  # type: ignore[assignment]
-        size = config.data.size
+        steps, fit, size = config.augment, config.data.fit, config.data.size  # type: ignore[assignment]
+        value_range = config.card.value_range or value_range
     augment = Augment(steps, size, fit)
     count = len(reader.names("train"))
     sheet = []
     for index in np.linspace(0, count - 1, min(rows, count)).astype(int).tolist():
         sample = reader.read("train", index, np.random.default_rng([0, index]))
-        changed = augment(sample, index)
+        changed = augment(in_unit_range(sample, value_range), index)
         sheet.append(
             [
                 picture(sample, value_range),
                 coloured(sample.label, reader.classes),
-                picture(changed, value_range),
+                picture(changed, (0.0, 1.0)),
                 coloured(changed.label, reader.classes),
             ]
         )
