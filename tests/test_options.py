@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
+from rasterio.enums import ColorInterp
 
 import tilesegment
 from tests import layouts
-from tilesegment.errors import SettingsError
+from tilesegment.cli.main import main
+from tilesegment.errors import InputError, SettingsError
 from tilesegment.raster.sink import check_options
 
 
@@ -76,3 +79,47 @@ def test_a_prediction_is_not_begun(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="does not support layer creation option"):
         tilesegment.predict(scene, tmp_path / "o.gpkg", lco={"FOO": "1"})
     assert [path.name for path in tmp_path.iterdir()] == ["s.tif"]
+
+
+class TestWhatIsNoMask:
+    def test_pictures_are_refused(self, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        for name, values, words in (
+            ("rgb", rng.integers(0, 3, (3, 40, 40)), "has 3 bands, as pictures have"),
+            (
+                "grey",
+                rng.integers(0, 255, (1, 200, 200)),
+                r"holds 2\d\d values in the middle, 100% of them",
+            ),
+            ("deep", rng.integers(0, 5000, (1, 200, 200)), "this is a picture and no raster of classes"),
+        ):
+            dtype = np.uint16 if name == "deep" else np.uint8
+            path = layouts.save_tif(tmp_path / f"{name}.tif", values.astype(dtype), crs="EPSG:32651")
+            with pytest.raises(InputError, match=words):
+                tilesegment.vectorize(path, tmp_path / "o.gpkg")
+            assert not (tmp_path / "o.gpkg").exists()
+
+    def test_masks_with_alpha_and_many_instances_are_traced(self, tmp_path: Path) -> None:
+        instances = np.kron(np.arange(1, 401).reshape(20, 20), np.ones((10, 10))).astype(np.uint16)
+        path = layouts.save_tif(tmp_path / "i.tif", instances[None], crs="EPSG:32651")
+        assert tilesegment.vectorize(path, tmp_path / "i.gpkg", min_area=0)["polygons"] == 400
+        both = np.stack([np.ones((20, 20)), np.full((20, 20), 255)]).astype(np.uint8)
+        with rasterio.open(layouts.save_tif(tmp_path / "a.tif", both, crs="EPSG:32651"), "r+") as dataset:
+            dataset.colorinterp = (ColorInterp.gray, ColorInterp.alpha)
+        assert tilesegment.vectorize(tmp_path / "a.tif", tmp_path / "a.gpkg", min_area=0)["polygons"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("TILESEGMENT_MIN_AERA", "which no command reads; did you mean 'TILESEGMENT_MIN_AREA'"),
+        ("TILESEGMENT_MIN_AREA", None),
+        ("TILESEGMENT_CACHE", None),
+    ],
+)
+def test_a_mistyped_variable_does_not_pass(monkeypatch, capsys, name: str, words: str | None) -> None:
+    monkeypatch.setenv(name, "3")
+    with pytest.raises(SystemExit) as caught:
+        main(["vectorize", "--help"])
+    assert caught.value.code == (0 if words is None else 2)
+    assert words is None or words in capsys.readouterr().err

@@ -60,6 +60,12 @@ def command(
     for distance in (0, 8, 16, 32, 64):
         if distance < len(result["agreement"]):
             logs.inform(f"{distance:4d} px from the rim: {result['agreement'][distance]:.4f}")
+    if not result["reached"]:
+        best = max(result["agreement"])
+        logs.warn(
+            f"tiles agree in {best:.2%} of the pixels at best, not in {agreement:.2%}: for that it is"
+        )
     logs.inform(
-        f"overlap {result['overlap_before']} -> {result['overlap']} px, stored in {result['model']}"
+        f"overlap {result['overlap_before']} -> {result['overlap']} px, each pixel predicted "
+        f"{result['cost']:.2f} times, stored in {result['model']}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import traceback
@@ -12,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from tilesegment.errors import SettingsError, TilesegmentError
+from tilesegment.settings import nearest
 
 # Help shows these lines without importing the commands.
 _COMMANDS = {
@@ -22,6 +24,9 @@ _COMMANDS = {
     "train": "Train a model from a configuration.",
     "vectorize": "Trace any class raster to polygons.",
 }
+_PREFIX = "TILESEGMENT_"
+# Read elsewhere: where converted models are kept, and by the tests.
+_OTHER_VARIABLES = ("TILESEGMENT_CACHE", "TILESEGMENT_DATA", "TILESEGMENT_REQUIRE_DATA")
 _SIGTERM_EXIT = 143
 _SIGINT_EXIT = 130
 
@@ -60,6 +65,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def _run(arguments: list[str] | None) -> int:
     try:
+        _check_environment()
         cli.main(args=arguments, prog_name="tilesegment", standalone_mode=False)
     except click.exceptions.Exit as error:
         return error.exit_code
@@ -82,6 +88,20 @@ def _run(arguments: list[str] | None) -> int:
         _say(f"internal error: {type(error).__name__}: {' '.join(str(error).split())} (-vv shows where)")
         return 1
     return 0
+
+
+def _check_environment() -> None:
+    """Raises SettingsError for a variable of ours that no command reads: a mistyped one would pass."""
+    given = [name for name in os.environ if name.startswith(_PREFIX) and name not in _OTHER_VARIABLES]
+    if not given:
+        return
+    known = set(_OTHER_VARIABLES)
+    for name in _COMMANDS:
+        for parameter in importlib.import_module(f"tilesegment.cli.{name}").command.params:
+            known.update([parameter.envvar] if isinstance(parameter.envvar, str) else [])
+    for name in given:
+        if name not in known:
+            raise SettingsError(f"the environment has {name}, which no command reads{nearest(name, known)}")
 
 
 def _say(message: str) -> None:

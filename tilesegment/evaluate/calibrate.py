@@ -7,16 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tilesegment.errors import InputError, ModelError
+from tilesegment.errors import InputError
 from tilesegment.grid import Window
 from tilesegment.model.card import Card
 from tilesegment.model.engines import Predictor
 from tilesegment.raster.source import Scene
 from tilesegment.tiling.blend import FINE_MAX
+from tilesegment.tiling.plan import MOST_OVERLAP
 
 _STEP = 8
 _VALID_SHARE = 0.9
 _TRIES_PER_SITE = 50
+# Further in, this much more agreement is not worth the tiles.
+_HARDLY_LESS = 0.0005
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,16 @@ class Calibration:
 
     agreement: (distances,) share of the pixels at a distance of 0, 1, 2... from a tile's rim whose class is
     that of a tile in whose middle they lie. rim: the distance from which on it is at least the wanted
-    share. overlap: pixels that neighbouring tiles must share. sites: places looked at.
+    share, or, where none is (not `reached`), hardly less than the best there is. overlap: pixels that
+    neighbouring tiles must share; cost: how often it predicts each pixel. sites: places looked at.
     """
 
     agreement: NDArray[np.float64]
     rim: int
     overlap: int
     sites: int
+    reached: bool
+    cost: float
 
 
 def calibrate(
@@ -43,8 +49,8 @@ def calibrate(
     down: what lies at one's rim lies in the other's middle. The overlap is twice the rim, so that every
     pixel is beyond the rim of at least one tile.
 
-    Raises InputError where the scene has too little valid ground, ModelError where the wanted share is not
-    reached at 3/16 of a tile from the rim: further in, the other tile would be no better judge.
+    Distances go up to 3/16 of a tile: further in, the other tile would be no better judge. Raises
+    InputError where the scene has too little valid ground.
     """
     rows, cols = card.tile
     reach = min(rows, cols) * 3 // 16
@@ -68,15 +74,12 @@ def calibrate(
     agreement = same / seen
     short = np.flatnonzero(agreement < wanted)
     rim = 0 if not len(short) else int(short[-1]) + 1
-    if rim == reach:
-        best = float(agreement.max())
-        raise ModelError(
-            f"{card.name}: tiles agree in {best:.2%} of the pixels at best, not in {wanted:.2%}, so no "
-            f"overlap would do; ask for less with --agreement (at 0, 16, {reach - 1} pixels from the rim: "
-            f"{agreement[0]:.2%}, {agreement[min(16, reach - 1)]:.2%}, {agreement[-1]:.2%})"
-        )
-    overlap = -(-2 * max(rim, _STEP) // _STEP) * _STEP
-    return Calibration(agreement, rim, overlap, found)
+    reached = rim < reach
+    if not reached:
+        rim = int(np.flatnonzero(agreement >= agreement.max() - _HARDLY_LESS)[0])
+    overlap = min(-(-2 * max(rim, _STEP) // _STEP) * _STEP, int(min(rows, cols) * MOST_OVERLAP))
+    cost = rows * cols / ((rows - overlap) * (cols - overlap))
+    return Calibration(agreement, rim, overlap, found, reached, cost)
 
 
 def _sites(scene: Scene, tile: tuple[int, int], count: int, rng: np.random.Generator) -> list[Window]:

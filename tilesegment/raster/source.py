@@ -167,6 +167,11 @@ class Scene:
         """Number of bands that are read."""
         return len(self.spec.bands)
 
+    @property
+    def band_count(self) -> int:
+        """Bands of the file, but for an alpha band."""
+        return sum(colour != ColorInterp.alpha for colour in self._dataset.colorinterp)
+
     @cached_property
     def dtype(self) -> np.dtype[Any]:
         """Of the values as they are read."""

@@ -54,6 +54,8 @@ def calibrate_model(
         "agreement": [round(float(share), 5) for share in found.agreement],
         "wanted": agreement,
         "rim": found.rim,
+        "reached": found.reached,
+        "cost": round(found.cost, 3),
         "overlap_before": card.overlap,
         "overlap": found.overlap,
     }

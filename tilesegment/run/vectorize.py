@@ -29,6 +29,9 @@ from tilesegment.vector.write import Layer, check_layer, is_vector, write_layer
 _CELL = 1024
 _BLOCK_PIXELS = 32_000_000
 _MOST_NAMED = 256
+# A part of a raster that is looked at, how many values are more than classes, and what share of neighbours
+# is alike in a raster of classes at least.
+_LOOK, _MANY_VALUES, _ALIKE = 1024, 64, 0.5
 # Each holds a band of a block, see `_plan`.
 _THREADS = 4
 
@@ -50,6 +53,7 @@ def vectorize_raster(
     begin = time.perf_counter()
     _check_output(output, overwrite)
     with gdal_environment(gdal), open_scene(source, bands=1, nodata=nodata, gdal=gdal, raw=True) as scene:
+        _refuse_pictures(scene)
         grid = scene.grid
         settings, notes = resolve_measures(settings, grid, None)
         plan = _plan(grid.height, grid.width)
@@ -78,6 +82,30 @@ def vectorize_raster(
         "warnings": notes,
         "seconds": round(time.perf_counter() - begin, 3),
     }
+
+
+def _refuse_pictures(scene: Scene) -> None:
+    """Raises InputError for a photograph, which would take minutes and gigabytes to trace: three or more
+    bands, or many values that hardly ever lie beside their own kind."""
+    if scene.band_count > 2:
+        raise InputError(
+            f"{scene.path}: has {scene.band_count} bands, as pictures have; give a raster of classes, or "
+            "`predict` it"
+        )
+    grid = scene.grid
+    side = min(_LOOK, grid.height), min(_LOOK, grid.width)
+    middle = Window((grid.height - side[0]) // 2, (grid.width - side[1]) // 2, *side)
+    pixels = scene.read(middle)
+    values, both = pixels.values[0], pixels.valid[:, 1:] & pixels.valid[:, :-1]
+    count = len(np.unique(values[pixels.valid]))
+    if count <= _MANY_VALUES or not both.any():
+        return
+    alike = float((values[:, 1:] == values[:, :-1])[both].mean())
+    if alike < _ALIKE:
+        raise InputError(
+            f"{scene.path}: holds {count} values in the middle, {1 - alike:.0%} of them beside another "
+            "one: this is a picture and no raster of classes"
+        )
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
