@@ -309,8 +309,8 @@ class TestBoundary:
         known = np.ones(one.shape, bool)
         assert boundary_counts(one, other, known, 2, (1, 1))[1].tolist() == [0, 64]
         assert boundary_counts(one, one, known, 2, (1, 1))[1].tolist() == [36, 36]
-        # Two pixels: the inner 36 - 28 less the inner core of 16.
-        assert boundary_counts(one, other, known, 2, (2, 2))[1].tolist() == [28, 64 - 36 + 48 - 28 + 36 - 0]
+        # Two pixels: rims of 100 - 36 and 64 - 16; they share what of the smaller square is outside the 36.
+        assert boundary_counts(one, other, known, 2, (2, 2))[1].tolist() == [64 - 36, 64 + 48 - 28]
 
 
 class TestPixels:
@@ -507,6 +507,17 @@ class TestScenes:
         values[:, :10] = 255
         layouts.save_tif(tmp_path / "s.tif", values[None], crs=CRS, transform=METRES, nodata=255)
         assert tilesegment.evaluate_scene(one, tmp_path / "s.tif")["pixels"]["pixels"] == 300 * 290
+
+    def test_a_given_nodata_adds_to_the_declared_one_on_any_grid(self, tmp_path: Path) -> None:
+        one = save_mask(tmp_path / "p.tif", town())
+        values = rasterize(town(), (640, 640), transform=METRES, dtype="uint8")
+        values[:100], values[100:150] = 255, 7
+        for name, shift in (("same.tif", 0.0), ("other.tif", 0.5)):
+            transform = METRES @ Affine.translation(shift, 0)
+            layouts.save_tif(tmp_path / name, values[None], crs=CRS, transform=transform, nodata=255)
+            pixels = tilesegment.evaluate_scene(one, tmp_path / name, nodata=7)["pixels"]
+            assert pixels["pixels"] == pytest.approx(490 * 640, rel=2e-3)
+            assert pixels["iou"] > 0.9
 
     def test_windows_do_not_change_a_figure(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         truth, found = town(), jittered(town())

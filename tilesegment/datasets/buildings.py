@@ -15,7 +15,7 @@ from scipy import ndimage
 from tilesegment.datasets.sample import IGNORE
 from tilesegment.errors import InputError
 from tilesegment.raster.aoi import read_polygons
-from tilesegment.raster.picture import Part
+from tilesegment.raster.picture import Part, nearest
 from tilesegment.raster.source import open_scene
 
 # Within this many metres of two buildings a pixel is contact; at least one pixel to each side.
@@ -61,19 +61,19 @@ def label_of_boxes(
         rows = slice(max(0, round(top)), max(0, round(top + _CORE * height)))
         cols = slice(max(0, round(left)), max(0, round(left + _CORE * width)))
         label[rows, cols] = 1
-    return label if part is None else _nearest(label, part)
+    return label if part is None else _part_of(label, part)
 
 
 def contact_of_mask(mask: NDArray[np.uint8], shape: tuple[int, int], gsd: float) -> NDArray[np.uint8]:
     """Where a picture, read at `shape` (rows, columns) with pixels of `gsd` metres, lies within 0.4 m of
     two buildings: 1, else 0. mask: its label at its own pixels, in which each region of 1 is a building."""
     numbers = ndimage.label(mask == 1, np.ones((3, 3)))[0]
-    return _between(_nearest(numbers, Part(None, shape)), max(1.0, CONTACT_METRES / gsd))
+    return _between(nearest(numbers, shape), max(1.0, CONTACT_METRES / gsd))
 
 
 def contact_of_layer(label: Path, buildings: str, part: Part, gsd: float) -> NDArray[np.uint8]:
     """As `contact_of_mask`, from a vector file of buildings on the grid of a label file."""
-    return _between(_nearest(_numbered(label, buildings), part), max(1.0, CONTACT_METRES / gsd))
+    return _between(_part_of(_numbered(label, buildings), part), max(1.0, CONTACT_METRES / gsd))
 
 
 def _between(numbers: NDArray[Any], radius: float) -> NDArray[np.uint8]:
@@ -98,14 +98,8 @@ def _numbered(label: Path, instances: str) -> NDArray[np.int32]:
     return np.asarray(rasterize(shapes, shape, dtype="int32"), np.int32)
 
 
-def _nearest(values: NDArray[Any], part: Part) -> NDArray[Any]:
-    """A part of an array, to the nearest element, as GDAL takes it."""
+def _part_of(values: NDArray[Any], part: Part) -> NDArray[Any]:
+    """A part of an array."""
     window = part.window
-    if window is not None:
-        values = values[window.row : window.row_end, window.col : window.col_end]
-    taken = [
-        ((np.arange(wanted) + 0.5) * there / wanted).astype(np.int64)
-        for wanted, there in zip(part.shape, values.shape, strict=True)
-    ]
-    found: NDArray[Any] = values[np.ix_(*taken)]
-    return found
+    inside = values if window is None else values[window.slices]
+    return nearest(inside, part.shape)

@@ -6,15 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tilesegment.datasets.buildings import BY_MASK, CONTACT_METRES, contact_of_layer, contact_of_mask
 from tilesegment.datasets.pairs import Pair, PairReader
 from tilesegment.datasets.sample import IGNORE, Sample
+from tilesegment.errors import SettingsError
 from tilesegment.grid import Window
 from tilesegment.model.card import ModelClass
 from tilesegment.raster.picture import Part, picture_size
+from tilesegment.settings import nearest
 
 # Crops looked at until one without a roof is found.
 _TRIES = 6
@@ -159,21 +162,66 @@ def _overlap(piece: _Piece, size: tuple[int, int]) -> tuple[tuple[slice, slice],
     return (here[0], here[1]), (there[0], there[1])
 
 
-def largest_crop(size: tuple[int, int]) -> tuple[int, int]:
-    """A crop from whose middle `size` (rows, columns) can be cut whole after any rotation."""
+def open_crops(
+    pictures: PairReader,
+    size: tuple[int, int],
+    *,
+    crops: Any,
+    weights: Mapping[str, float] | None,
+    empty_share: float,
+    pixel_sizes: Sequence[float] | None,
+) -> CropReader:
+    """Crops of a data set's training pictures, large enough that `size` (rows, columns) can be cut whole
+    from their middle after any turn.
+
+    crops: an epoch; weights: the share of each place, by default in proportion to its ground; empty_share:
+    that is looked for where no roof is; pixel_sizes: the least and largest metres a pixel to read at, by
+    default the data set's own. Raises SettingsError.
+    """
+    gsd = pictures.gsd
+    if gsd is None:
+        raise SettingsError("data.crops needs data.gsd, the pixel size that the model is for")
+    if not isinstance(crops, int) or crops < 1:
+        raise SettingsError(f"data.crops {crops!r} is no whole number above 0")
+    if not 0 <= empty_share <= 1:
+        raise SettingsError(f"data.empty_share {empty_share} is no share between 0 and 1")
+    sizes = list(pixel_sizes or (gsd, gsd))
+    if len(sizes) != 2 or not 0 < sizes[0] <= sizes[1]:
+        raise SettingsError(f"data.pixel_sizes {sizes}: give the least and the largest, in metres")
     across = math.ceil(math.hypot(*size))
-    return across, across
+    return CropReader(
+        pictures,
+        (across, across),
+        crops,
+        _shares(weights, pictures.splits["train"]),
+        empty_share,
+        (float(sizes[0]), float(sizes[1])),
+        pictures.classes,
+        gsd,
+    )
 
 
-def shares_of(weights: Mapping[str, float] | None, pairs: Sequence[Pair]) -> tuple[tuple[str, float], ...]:
-    """The share of each place, by default in proportion to its ground."""
-    if weights is not None:
-        return tuple(weights.items())
+def _shares(weights: Mapping[str, float] | None, pairs: Sequence[Pair]) -> tuple[tuple[str, float], ...]:
+    places = {pair.place for pair in pairs}
+    for place, share in (weights or {}).items():
+        if place not in places:
+            raise SettingsError(
+                f"data.weights: no training place is called {place!r}{nearest(place, places)}"
+            )
+        if share < 0:
+            raise SettingsError(f"data.weights: {place} {share} is below 0")
+    if weights is not None and not sum(weights.values()):
+        raise SettingsError("data.weights: all are 0")
+    return tuple((weights or _ground(pairs)).items())
+
+
+def _ground(pairs: Sequence[Pair]) -> dict[str, float]:
+    """Square metres by place."""
     ground: dict[str, float] = {}
     for pair in pairs:
         rows, cols = picture_size(pair.image)
         ground[pair.place] = ground.get(pair.place, 0.0) + rows * cols * (pair.metres or 1.0) ** 2
-    return tuple(ground.items())
+    return ground
 
 
 def instances_of(root: Path, given: Mapping[str, str], place: str) -> str | None:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tilesegment.datasets.buildings import Box, read_boxes
-from tilesegment.datasets.crops import CropReader, instances_of, largest_crop, shares_of
+from tilesegment.datasets.crops import CropReader, instances_of, open_crops
 from tilesegment.datasets.labels import Roofs, Threshold
 from tilesegment.datasets.pairs import Decoder, Pair, PairReader, first_folder, paired, pictures_in
 from tilesegment.datasets.split import split
 from tilesegment.errors import InputError, SettingsError
 from tilesegment.model.card import ModelClass
 from tilesegment.raster.picture import metres_of
-from tilesegment.settings import nearest
 
 CLASSES = (ModelClass("background", (0, 0, 0)), ModelClass("roof", (230, 60, 40)))
 # Pairs of folders, most special first: the nested layout has NAME.tif with NAME_label.tif.
@@ -42,17 +41,14 @@ def open_tiles(
     size: tuple[int, int] = (512, 512),
 ) -> PairReader | CropReader:
     """`root/images/images` + `root/label/label`, or `images` + `labels` or `masks`, in root itself or in
-    one folder a place. Labels are 0/255 or 0/1, or black and one
-    other colour; instead of them a place may have a `boxes.json` with the
-    [x, y, width, height] of every building by picture.
+    one folder a place. Labels are 0/255 or 0/1, or black and one other colour; instead of them a place may
+    have a `boxes.json` with the [x, y, width, height] of every building by picture.
 
     places: only these folders. gsd: metres a pixel to resample to; metres: the pixel size of places whose
     files have no georeference.
-    crops: train on so many random crops an epoch, large enough to be turned before `size` is cut from their
-    middle, and not on whole pictures. With it: weights, the share of each place; empty_share, the share
-    that is looked for where no roof is; pixel_sizes, the least and largest metres a pixel to read at;
-    instances, by place `mask` where each building is a region of its own in the masks, or a vector file of
-    the buildings. Raises InputError, SettingsError.
+    crops: train on so many random crops an epoch, and not on whole pictures; weights, empty_share,
+    pixel_sizes: of these, see `datasets.crops`. instances: by place `mask` where each building is a region
+    of its own in the masks, or a vector file of the buildings. Raises InputError, SettingsError.
     """
     pairs = []
     for folder in _folders(root, places):
@@ -83,46 +79,9 @@ def open_tiles(
             if value:
                 raise SettingsError(f"data.{key} is for data.crops, which is not given")
         return reader
-    if gsd is None:
-        raise SettingsError("data.crops needs data.gsd, the pixel size that the model is for")
-    if not 0 <= empty_share <= 1:
-        raise SettingsError(f"data.empty_share {empty_share} is no share between 0 and 1")
-    return CropReader(
-        reader,
-        largest_crop(size),
-        _positive("crops", crops),
-        _shares(weights, reader.splits["train"]),
-        empty_share,
-        _pixel_sizes(pixel_sizes or (gsd, gsd)),
-        CLASSES,
-        gsd,
+    return open_crops(
+        reader, size, crops=crops, weights=weights, empty_share=empty_share, pixel_sizes=pixel_sizes
     )
-
-
-def _positive(key: str, value: Any) -> int:
-    if not isinstance(value, int) or value < 1:
-        raise SettingsError(f"data.{key} {value!r} is no whole number above 0")
-    return value
-
-
-def _pixel_sizes(given: Sequence[float]) -> tuple[float, float]:
-    if len(given) != 2 or not 0 < given[0] <= given[1]:
-        raise SettingsError(f"data.pixel_sizes {list(given)}: give the least and the largest, in metres")
-    return float(given[0]), float(given[1])
-
-
-def _shares(weights: Mapping[str, float] | None, pairs: Sequence[Pair]) -> tuple[tuple[str, float], ...]:
-    places = {pair.place for pair in pairs}
-    for place, share in (weights or {}).items():
-        if place not in places:
-            raise SettingsError(
-                f"data.weights: no training place is called {place!r}{nearest(place, places)}"
-            )
-        if share < 0:
-            raise SettingsError(f"data.weights: {place} {share} is below 0")
-    if weights is not None and not sum(weights.values()):
-        raise SettingsError("data.weights: all are 0")
-    return shares_of(weights, pairs)
 
 
 def _folders(root: Path, places: Sequence[str] | None) -> list[Path]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tilesegment.datasets.sample import Reader
 from tilesegment.errors import InputError
 
-# Pictures looked at, and pixels of each.
-_PICTURES, _PIXELS = 32, 20_000
+# Pictures looked at for their type, and for their range; pixels of each.
+_FEW, _PICTURES, _PIXELS = 8, 32, 20_000
 # As prediction stretches scenes of another type than the model's.
 _PERCENTILES = (2.0, 98.0)
 BYTES = (0.0, 255.0)
@@ -20,23 +21,28 @@ def values_of(reader: Reader, split: str = "train") -> tuple[str, tuple[float, f
 
     Raises InputError where pictures are of several types.
     """
-    count = len(reader.names(split))
-    kinds: dict[str, str] = {}
-    parts = []
-    for index in np.unique(np.linspace(0, count - 1, min(count, _PICTURES)).astype(int)).tolist():
-        sample = reader.read(split, index, np.random.default_rng([0, index]))
-        kinds.setdefault(sample.values.dtype.name, reader.names(split)[index])
-        values = sample.values[:, sample.valid]
-        if values.size:
-            parts.append(values[:, :: max(1, values.shape[1] // _PIXELS)].ravel())
-    if len(kinds) > 1:
-        (one, first), (other, second) = list(kinds.items())[:2]
-        raise InputError(f"{first} is {one} and {second} is {other}; pictures must be of one type")
-    kind = next(iter(kinds), "uint8")
+    kind, _ = _look(reader, split, _FEW)
     if kind == "uint8":
         return kind, BYTES
-    seen = np.concatenate(parts).astype(np.float64) if parts else np.zeros(1)
+    kind, seen = _look(reader, split, _PICTURES)
     if kind.startswith("float") and seen.min() >= 0 and seen.max() <= 1:
         return kind, (0.0, 1.0)
     low, high = np.percentile(seen, _PERCENTILES)
     return kind, (float(low), float(max(high, low + max(1e-6, abs(low) * 1e-6))))
+
+
+def _look(reader: Reader, split: str, pictures: int) -> tuple[str, NDArray[np.float64]]:
+    """The type of so many pictures spread over a split, and some of their valid values."""
+    names = reader.names(split)
+    kinds: dict[str, str] = {}
+    parts = [np.zeros(0)]
+    for index in np.unique(np.linspace(0, len(names) - 1, min(len(names), pictures)).astype(int)).tolist():
+        sample = reader.read(split, index, np.random.default_rng([0, index]))
+        kinds.setdefault(sample.values.dtype.name, names[index])
+        values = sample.values[:, sample.valid]
+        parts.append(values[:, :: max(1, values.shape[1] // _PIXELS)].ravel().astype(np.float64))
+    if len(kinds) > 1:
+        (one, first), (other, second) = list(kinds.items())[:2]
+        raise InputError(f"{first} is {one} and {second} is {other}; pictures must be of one type")
+    seen = np.concatenate(parts)
+    return next(iter(kinds), "uint8"), seen if len(seen) else np.zeros(1)

@@ -45,6 +45,13 @@ def calibration_error(bins: Sequence[dict[str, float]]) -> float:
     return sum(row["count"] * abs(row["confidence"] - row["hits"]) for row in bins) / total
 
 
+def squared_differences(counts: NDArray[np.int64]) -> float:
+    """The sum over both classes of squared differences between probability and truth, as `Confusion` has
+    it. counts: as for `threshold_curve`."""
+    said = np.linspace(0, 1, counts.shape[1])
+    return float(2 * ((said[None] - np.arange(2)[:, None]) ** 2 * counts).sum())
+
+
 def threshold_curve(counts: NDArray[np.int64]) -> list[dict[str, float]]:
     """IoU, precision and recall of class 1 at thresholds 0.05, 0.10, ..., 0.95. counts: (2, steps + 1)
     pixels by truth and by probability in whole steps from 0 to 1."""

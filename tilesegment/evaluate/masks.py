@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilesegment.evaluate.boundary import boundary_counts
+from tilesegment.evaluate.confidence import squared_differences
 from tilesegment.evaluate.pixels import Confusion
 from tilesegment.grid import Grid, Window
 from tilesegment.raster.aoi import inside_aoi
@@ -39,10 +40,7 @@ class MaskCounts:
     def confusion(self) -> Confusion:
         """Of the whole scene."""
         summed = self.matrix.sum(axis=0)
-        steps = np.arange(PROBABILITY_MAX + 1) / PROBABILITY_MAX
-        # Both classes' squared differences, as `Confusion` has them.
-        squared = 2 * ((steps[None] - np.arange(2)[:, None]) ** 2 * self.probability).sum()
-        return Confusion(len(summed), float(squared), summed)
+        return Confusion(len(summed), squared_differences(self.probability), summed)
 
     @property
     def known(self) -> Ints:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilesegment.model.card import Card
+from tilesegment.tiling.plan import WHOLE
 
 
 def normalise(
@@ -39,4 +40,4 @@ def normalise(
 def padded_tile(tile: tuple[int, int]) -> tuple[int, int]:
     """The size that a network is given for tiles of (rows, columns): encoders halve five times at most.
     What the padding adds is cut off again."""
-    return tile[0] + -tile[0] % 32, tile[1] + -tile[1] % 32
+    return tile[0] + -tile[0] % WHOLE, tile[1] + -tile[1] % WHOLE

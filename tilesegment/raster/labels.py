@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import html
 import re
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
@@ -20,7 +20,7 @@ from rasterio.windows import Window as RasterioWindow
 from tilesegment.errors import InputError
 from tilesegment.grid import Grid, Window
 from tilesegment.polygons import Polygons
-from tilesegment.raster.source import Scene, gdal_environment, open_scene
+from tilesegment.raster.source import Scene, gdal_environment, open_file, open_scene
 
 # What `read` gives where nothing is known.
 UNKNOWN = 255
@@ -67,20 +67,18 @@ class RasterLabels:
     path: str
     grid: Grid
     table: NDArray[np.uint8]
-    nodata: float | None = None
 
     def __post_init__(self) -> None:
+        self._open = ExitStack()
         with gdal_environment():
-            self._scene = open_scene(self.path, bands=1, nodata=self.nodata, raw=True)
+            self._scene = self._open.enter_context(open_scene(self.path, bands=1, raw=True))
             self._warped: Any = None
             if self._scene.grid != self.grid:
-                self._warped = _warped(self.path, self._scene, self.grid, self.nodata)
+                self._warped = _warped(self._open, self.path, self._scene, self.grid)
 
     def close(self) -> None:
         """Close the file."""
-        self._scene.close()
-        if self._warped is not None:
-            self._warped.close()
+        self._open.close()
 
     def read(self, window: Window) -> NDArray[np.uint8]:
         """See `Labels`. Raises InputError where the file is damaged."""
@@ -110,22 +108,22 @@ class RasterLabels:
         return values, valid
 
 
-def _warped(path: str, scene: Scene, grid: Grid, nodata: float | None) -> Any:
+def _warped(stack: ExitStack, path: str, scene: Scene, grid: Grid) -> Any:
     if scene.grid.crs is None or grid.crs is None:
         raise InputError(
             f"{path}: {scene.grid.width}x{scene.grid.height} pixels do not fit the other's "
             f"{grid.width}x{grid.height}, and without a CRS they cannot be related"
         )
-    options = {"add_alpha": True, "resampling": Resampling.nearest}
-    if nodata is not None:
-        options["src_nodata"] = nodata
-    return WarpedVRT(
-        rasterio.open(path),
-        crs=grid.crs,
-        transform=grid.transform,
-        width=grid.width,
-        height=grid.height,
-        **options,
+    return stack.enter_context(
+        WarpedVRT(
+            stack.enter_context(open_file(path)),
+            crs=grid.crs,
+            transform=grid.transform,
+            width=grid.width,
+            height=grid.height,
+            add_alpha=True,
+            resampling=Resampling.nearest,
+        )
     )
 
 

@@ -90,6 +90,16 @@ def resampled(values: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
     return result
 
 
+def nearest(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """An array (rows, columns) at another size, to the nearest element, as GDAL takes it."""
+    rows, cols = (
+        ((2 * np.arange(wanted) + 1) * there) // (2 * wanted)
+        for wanted, there in zip(shape, values.shape, strict=True)
+    )
+    found: NDArray[Any] = values[np.ix_(rows, cols)]
+    return found
+
+
 def metres_of(path: Path) -> float | None:
     """Metres a pixel on the ground (the geometric mean of both directions), None without a CRS."""
     with open_scene(path, bands=1) as scene:

@@ -356,7 +356,7 @@ def _open(path: str, nodata: float | None, raw: bool) -> Iterator[tuple[Any, lis
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
-            original = _open_file(path)
+            original = open_file(path)
         except (RasterioError, UnicodeError, OSError) as error:
             raise InputError(_cannot_open(path, error)) from error
         opened = [original]
@@ -373,7 +373,7 @@ def _open(path: str, nodata: float | None, raw: bool) -> Iterator[tuple[Any, lis
             if original.colorinterp[0] == ColorInterp.palette and not raw:
                 options.append("expand=rgb")
             if options:
-                dataset = _open_file(f"vrt://{_gdal_name(path)}?{'&'.join(options)}", is_remote(path))
+                dataset = open_file(f"vrt://{_gdal_name(path)}?{'&'.join(options)}", is_remote(path))
                 opened.append(dataset)
             points, points_crs = dataset.gcps
             if points and dataset.crs is None and dataset.transform.is_identity:
@@ -393,7 +393,7 @@ def is_remote(path: str) -> bool:
     return bool(separator and scheme in _REMOTE) or path.startswith(_NETWORK)
 
 
-def _open_file(path: str, remote: bool | None = None) -> Any:
+def open_file(path: str, remote: bool | None = None) -> Any:
     """Open with what lies beside it (world files, `.aux.xml`, `.msk`, `.ovr`, headers); over a network
     nobody asks for a listing of the folder, unless the user says otherwise."""
     far = is_remote(path) if remote is None else remote

@@ -139,18 +139,6 @@ def worst_places(task: MaskTask, matrix: NDArray[np.int64], cell: int) -> list[t
     return found
 
 
-def panels(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures beside one another."""
-    gap = 8
-    height = max(picture.height for picture in pictures)
-    sheet = Image.new("RGB", (sum(p.width + gap for p in pictures) - gap, height), _QUIET)
-    left = 0
-    for picture in pictures:
-        sheet.paste(picture, (left, 0))
-        left += picture.width + gap
-    return sheet
-
-
 def _coloured(task: MaskTask, window: Window) -> NDArray[np.uint8]:
     truth, found = task.truth.read(window), task.found.read(window)
     picture = np.full((*truth.shape, 3), _QUIET, np.uint8)

@@ -8,6 +8,7 @@ from typing import Any
 
 from tilesegment.errors import ModelError, OutputError
 from tilesegment.evaluate.calibrate import calibrate
+from tilesegment.model.card import Card
 from tilesegment.model.engines import Setup, load_engine
 from tilesegment.model.engines.choose import choose_engine
 from tilesegment.model.store import ModelFile, find_model, read_weights, save_model
@@ -40,13 +41,7 @@ def calibrate_model(
         found = calibrate(
             scene, load_engine(choice.engine, model, setup), card, sites=sites, wanted=agreement
         )
-    temporary = temporary_for(target)
-    try:
-        save_model(temporary, read_weights(model), replace(card, overlap=found.overlap))
-        publish(target)
-    except BaseException:
-        discard(temporary)
-        raise
+    save_card(model, replace(card, overlap=found.overlap), target)
     return {
         "model": str(target),
         "scene": source,
@@ -75,3 +70,14 @@ def model_target(model: ModelFile, output: Path | None, overwrite: bool) -> Path
     if output.exists() and not overwrite:
         raise OutputError(f"{output}: exists already; choose another name or give --overwrite")
     return output
+
+
+def save_card(model: ModelFile, card: Card, target: Path) -> None:
+    """Write a model's weights under another card, all or nothing."""
+    temporary = temporary_for(target)
+    try:
+        save_model(temporary, read_weights(model), card)
+        publish(target)
+    except BaseException:
+        discard(temporary)
+        raise

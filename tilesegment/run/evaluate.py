@@ -35,7 +35,8 @@ from tilesegment.raster.source import gdal_environment, open_scene
 from tilesegment.run.vectorize import vectorize_raster
 from tilesegment.settings import Measure, VectorSettings
 from tilesegment.tiling.blend import PROBABILITY_MAX
-from tilesegment.vector.read import Plane, PolygonLayer, is_vector_file, read_layer
+from tilesegment.vector.read import Plane, PolygonLayer, read_layer
+from tilesegment.vector.write import is_vector
 
 # Two layers of polygons have no pixels of their own: these are compared, in metres.
 _PIXEL = 0.25
@@ -111,7 +112,7 @@ def evaluate_scene(question: Question, progress: Progress = lambda done, total: 
         _check_overlap(predicted, truth)
         grid = _grid(predicted, truth, question)
         labels = [
-            stack.enter_context(_labels(side, grid, shared, numbers, question.nodata))
+            stack.enter_context(_labels(side, grid, shared, numbers))
             for side, numbers in ((predicted, shared.predicted), (truth, shared.truth))
         ]
         aoi = None if question.aoi is None else shapely.to_wkb(read_aoi(question.aoi, grid))
@@ -156,7 +157,7 @@ def _check(question: Question) -> None:
 
 
 def _side(path: str, traced: Path, nodata: float | None) -> Side:
-    if is_vector_file(path):
+    if is_vector(path):
         layer = read_layer(path)
         return Side(path, layer, None, of_layer(path, layer.names))
     with open_scene(path, bands=1, nodata=nodata, raw=True) as scene:
@@ -226,10 +227,10 @@ def _outline(bounds: tuple[float, float, float, float]) -> NDArray[np.object_]:
 
 
 @contextmanager
-def _labels(side: Side, grid: Grid, shared: Shared, numbers: Any, nodata: float | None) -> Iterator[Labels]:
+def _labels(side: Side, grid: Grid, shared: Shared, numbers: Any) -> Iterator[Labels]:
     found: RasterLabels | PolygonLabels
     if side.grid is not None:
-        found = RasterLabels(side.path, grid, shared.table(side.named, numbers), nodata)
+        found = RasterLabels(side.path, grid, shared.table(side.named, numbers))
     else:
         layer = side.layer
         moved = (

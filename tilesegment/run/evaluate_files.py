@@ -13,6 +13,7 @@ from PIL import Image
 from tilesegment.errors import OutputError
 from tilesegment.evaluate.masks import cell_size
 from tilesegment.report import evaluation as pages
+from tilesegment.report.panels import side_by_side
 from tilesegment.run.evaluate import Answer
 
 _FIGURES = "metrics.json"
@@ -44,7 +45,7 @@ def write_answer(folder: Path, answer: Answer) -> None:
         worst = pages.worst_places(answer.task, answer.masks.matrix, cell)
         pictures = [("Hits green, missed blue, false red; grey was not labelled.", whole)]
         if worst:
-            sheet = pages.panels([picture for _, picture in worst])
+            sheet = side_by_side([picture for _, picture in worst])
             sheet.save(into / "panels.png")
             shares = ", ".join(f"{share:.0%}" for share, _ in worst)
             pictures.append((f"Where most is wrong; right are {shares} of the pixels.", sheet))
@@ -54,14 +55,12 @@ def write_answer(folder: Path, answer: Answer) -> None:
     _whole_folder(folder, fill)
 
 
-def write_model_answer(folder: Path, figures: dict[str, Any], panels: Image.Image | None) -> None:
+def write_model_answer(folder: Path, figures: dict[str, Any], panels: Image.Image) -> None:
     """Figures and the page of a model's evaluation on a data set. Raises OutputError."""
 
     def fill(into: Path) -> None:
-        pictures = []
-        if panels is not None:
-            panels.save(into / "panels.png")
-            pictures.append(("Image, truth and prediction.", panels))
+        panels.save(into / "panels.png")
+        pictures = [("Some of the pictures.", panels)]
         _write_texts(into, figures, pictures, f"{figures['model']} on {figures['data']}")
 
     _whole_folder(folder, fill)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,126 +14,30 @@ from PIL import Image
 
 from tilesegment.datasets.sample import IGNORE, SPLITS, Reader, Sample
 from tilesegment.errors import InputError, ModelError, SettingsError
-from tilesegment.evaluate.confidence import calibration_error, fit_temperature, threshold_curve
+from tilesegment.evaluate.confidence import (
+    calibration_error,
+    fit_temperature,
+    squared_differences,
+    threshold_curve,
+)
 from tilesegment.evaluate.pixels import Confusion
 from tilesegment.evaluate.summary import pixel_intervals, pixel_summary, reliability_of_pixels
 from tilesegment.grid import Window
 from tilesegment.model.card import Card, ModelClass
-from tilesegment.model.engines import Predictor, Setup, load_engine
-from tilesegment.model.engines.choose import choose_engine
-from tilesegment.model.store import ModelFile, find_model, read_weights, save_model
-from tilesegment.raster.picture import resampled
-from tilesegment.raster.source import Pixels, SceneSpec
-from tilesegment.run.block import predict_rows
-from tilesegment.run.blockfile import BlockPixels
-from tilesegment.run.calibrate import model_target
-from tilesegment.run.job import Job, TraceSettings
-from tilesegment.run.prepare import cores
-from tilesegment.run.publish import discard, publish, temporary_for
-from tilesegment.run.stopwatch import Stopwatch
+from tilesegment.model.store import ModelFile, find_model
+from tilesegment.raster.picture import nearest, resampled
+from tilesegment.report.panels import coloured, laid_over, picture_of, sheet_of
+from tilesegment.run.calibrate import model_target, save_card
+from tilesegment.run.pictures import ModelRunner, Picture
 from tilesegment.tiling.blend import FINE_MAX, NODATA, PROBABILITY_MAX
-from tilesegment.tiling.plan import Plan, fitting_tile
-from tilesegment.vector.trace import Fragments
+from tilesegment.tiling.plan import fitting_tile
 
 Progress = Callable[[int, int], None]
 # Intervals are drawn from places where there are so many, else from pictures.
 _LEAST_PLACES = 5
-_PANELS, _PANEL = 6, 320
+_PANELS = 6
 # A temperature is fitted on about so many pixels.
 _FITTED = 2_000_000
-
-
-@dataclass
-class _Picture:
-    """A picture in memory, read as a scene is."""
-
-    sample: Sample
-
-    def read(self, window: Window) -> Pixels:
-        bands, rows, cols = self.sample.values.shape
-        values = np.zeros((bands, window.height, window.width), self.sample.values.dtype)
-        valid = np.zeros((window.height, window.width), np.bool_)
-        inside = window.intersection(Window(0, 0, rows, cols))
-        if inside is not None:
-            here, there = inside.relative_to(window).slices, inside.slices
-            values[:, here[0], here[1]] = self.sample.values[:, there[0], there[1]]
-            valid[here] = self.sample.valid[there]
-        return Pixels(values, valid)
-
-
-@dataclass
-class _Collected:
-    """Where predicted rows go."""
-
-    probability: NDArray[np.uint8]
-    classes: NDArray[np.uint8] | None = None
-
-    def rows(self, row: int, pixels: BlockPixels) -> None:
-        end = row + len(pixels.probability)
-        self.probability[row:end] = pixels.probability
-        if pixels.classes is not None:
-            if self.classes is None:
-                self.classes = np.full_like(self.probability, NODATA)
-            self.classes[row:end] = pixels.classes
-
-    def fragments(self, band: int, fragments: Fragments) -> None:
-        """Nothing is traced."""
-
-
-@dataclass
-class ModelRunner:
-    """A model, loaded once, that predicts pictures in memory by tiles and blending."""
-
-    model: ModelFile
-    dtype: str
-
-    def __post_init__(self) -> None:
-        card, self._choice = self.model.card, choose_engine("auto", "auto", "auto")
-        bands = len(card.bands)
-        self._low, self._high = (card.value_range[0],) * bands, (card.value_range[1],) * bands
-        self._tracing = TraceSettings(card.threshold, card.foreground, trace=False)
-        self._loaded: dict[tuple[int, int], Predictor] = {}
-
-    def predictor(self, tile: tuple[int, int]) -> Predictor:
-        """The model for tiles of a size; pictures mostly have one size."""
-        if tile not in self._loaded:
-            self._loaded.clear()
-            setup = Setup(
-                tile=tile,
-                dtype=self.dtype,
-                low=self._low,
-                high=self._high,
-                device=self._choice.device,
-                precision=self._choice.precision,
-                lanes=cores(),
-            )
-            self._loaded[tile] = load_engine(self._choice.engine, self.model, setup)
-        return self._loaded[tile]
-
-    def predict(self, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Classes and probability (rows, columns), as in a run's masks; NODATA where nothing is valid."""
-        card, (rows, cols) = self.model.card, sample.label.shape
-        tile, overlap = fitting_tile(card.tile, rows, cols, card.overlap)
-        plan = Plan(rows, cols, Window(0, 0, rows, cols), tile, overlap)
-        job = Job(
-            scene=SceneSpec("", tuple(range(1, len(card.bands) + 1))),
-            model=self.model,
-            plan=plan,
-            dtype=self.dtype,
-            low=self._low,
-            high=self._high,
-            blend="cosine",
-            engine=self._choice,
-            batch=None,
-            lanes=cores(),
-            aoi=None,
-            tracing=self._tracing,
-            folder="",
-        )
-        found = _Collected(np.full((rows, cols), NODATA, np.uint8))
-        for block in plan.blocks:
-            predict_rows(_Picture(sample), self.predictor(tile), job, block, Stopwatch(), found)
-        return self._tracing.classes(found.classes, found.probability), found.probability
 
 
 def evaluate_model(
@@ -143,7 +47,7 @@ def evaluate_model(
     split: str,
     *,
     progress: Progress = lambda done, total: None,
-) -> tuple[dict[str, Any], Image.Image | None]:
+) -> tuple[dict[str, Any], Image.Image]:
     """Figures of a model on a split, and panels of some of its pictures.
 
     Raises ModelError where the model's classes are not the data set's, InputError for an empty split.
@@ -154,20 +58,20 @@ def evaluate_model(
     pictures = _names(reader, split)
     matrices: list[NDArray[np.int64]] = []
     counts = np.zeros((2, PROBABILITY_MAX + 1), np.int64)
-    panels: list[Image.Image] = []
+    panels: list[list[Image.Image]] = []
     runner: ModelRunner | None = None
     for index in range(len(pictures)):
         sample = reader.read(split, index, None)
         seen = at_card_size(sample, card)
         runner = runner or ModelRunner(model, str(seen.values.dtype))
-        classes, probability = (_sized(part, sample.label.shape) for part in runner.predict(seen))
+        classes, probability = (nearest(part, sample.label.shape) for part in runner.predict(seen))
         known = (sample.label != IGNORE) & sample.valid & (classes != NODATA)
         matrices.append(_counted(sample.label[known], classes[known], len(names)))
         if card.is_binary:
             flat = (sample.label[known] == 1).astype(np.int64) * (PROBABILITY_MAX + 1) + probability[known]
             counts += np.bincount(flat, minlength=counts.size).reshape(2, -1)
         if index % max(1, len(pictures) // _PANELS) == 0 and len(panels) < _PANELS:
-            panels.append(_panel(sample, classes, card))
+            panels.append(_panel(sample, classes, card, reader.classes))
         progress(index + 1, len(pictures))
     figures = {
         "model": name,
@@ -177,7 +81,7 @@ def evaluate_model(
         "pictures": len(pictures),
         "pixels": _pixel_figures(np.stack(matrices), names, pictures, counts if card.is_binary else None),
     }
-    return figures, _stacked(panels)
+    return figures, sheet_of(panels, ["image", "truth", "prediction", "overlay"])
 
 
 def calibrate_temperature(
@@ -197,13 +101,7 @@ def calibrate_temperature(
     factor = fit_temperature(scores, truth)
     logit = math.log(card.threshold / (1 - card.threshold)) / factor
     calibrated = replace(card, temperature=card.temperature * factor, threshold=1 / (1 + math.exp(-logit)))
-    temporary = temporary_for(target)
-    try:
-        save_model(temporary, read_weights(model), calibrated)
-        publish(target)
-    except BaseException:
-        discard(temporary)
-        raise
+    save_card(model, calibrated, target)
     return {
         "model": str(target),
         "split": split,
@@ -220,19 +118,8 @@ def at_card_size(sample: Sample, card: Card) -> Sample:
     if card.image_size is None or sample.label.shape == card.image_size:
         return sample
     values = resampled(sample.values, card.image_size)
-    label, valid = (_sized(part, card.image_size) for part in (sample.label, sample.valid))
+    label, valid = (nearest(part, card.image_size) for part in (sample.label, sample.valid))
     return Sample(values, label, valid)
-
-
-def _sized(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """To the nearest pixel."""
-    if array.shape == shape:
-        return array
-    rows, cols = (
-        ((2 * np.arange(wanted) + 1) * there) // (2 * wanted)
-        for wanted, there in zip(shape, array.shape, strict=True)
-    )
-    return array[np.ix_(rows, cols)]
 
 
 def _common_names(card: Card, reader: Reader) -> list[str]:
@@ -266,10 +153,7 @@ def _pixel_figures(
     pictures: list[str],
     counts: NDArray[np.int64] | None,
 ) -> dict[str, Any]:
-    squared = 0.0
-    if counts is not None:
-        steps = np.arange(PROBABILITY_MAX + 1) / PROBABILITY_MAX
-        squared = float(2 * ((steps[None] - np.arange(2)[:, None]) ** 2 * counts).sum())
+    squared = 0.0 if counts is None else squared_differences(counts)
     figures = pixel_summary(Confusion(len(names), squared, matrices.sum(axis=0)), names)
     places = [name.split("/")[0] if "/" in name else name for name in pictures]
     kind, units = "pictures", matrices
@@ -316,7 +200,7 @@ def _of_tiles(runner: ModelRunner, sample: Sample, card: Card) -> NDArray[np.flo
     tile, _ = fitting_tile(card.tile, rows, cols, 0)
     predictor = runner.predictor(tile)
     for window in _side_by_side(rows, cols, tile):
-        pixels = _Picture(sample).read(window)
+        pixels = Picture(sample).read(window)
         counts = np.asarray(predictor.submit(pixels.values[None], pixels.valid[None]).result())[0]
         part = counts.astype(np.float64) / FINE_MAX
         part = np.concatenate([1 - part, part]) if len(part) == 1 else part
@@ -341,40 +225,14 @@ def _likelihood(scores: NDArray[np.float64], truth: NDArray[np.int64], temperatu
     return float((total - scaled[np.arange(len(truth)), truth]).mean())
 
 
-def _panel(sample: Sample, classes: NDArray[np.uint8], card: Card) -> Image.Image:
-    """Image, truth and prediction side by side."""
-    low, high = card.value_range
-    shown = np.clip((sample.values[:3].astype(np.float32) - low) / (high - low), 0, 1) * 255
-    shown = shown if len(shown) == 3 else np.repeat(shown[:1], 3, axis=0)
-    pictures = [
-        Image.fromarray(shown.transpose(1, 2, 0).astype(np.uint8)),
-        Image.fromarray(_colours(sample.label, card.labels)),
-        Image.fromarray(_colours(classes, card.labels)),
+def _panel(
+    sample: Sample, classes: NDArray[np.uint8], card: Card, entries: Sequence[ModelClass]
+) -> list[Image.Image]:
+    """Image, truth, prediction and both together."""
+    base = picture_of(sample, card.value_range)
+    return [
+        base,
+        coloured(sample.label, entries),
+        coloured(classes, entries),
+        laid_over(base, classes, entries),
     ]
-    rows, cols = sample.label.shape
-    scale = _PANEL / max(rows, cols)
-    size = max(1, round(cols * scale)), max(1, round(rows * scale))
-    row = Image.new("RGB", (3 * size[0] + 16, size[1]), (255, 255, 255))
-    for k, picture in enumerate(pictures):
-        row.paste(picture.resize(size, Image.Resampling.NEAREST if k else Image.Resampling.BILINEAR),
-                  (k * (size[0] + 8), 0))  # fmt: skip
-    return row
-
-
-def _colours(classes: NDArray[np.uint8], labels: dict[int, ModelClass]) -> NDArray[np.uint8]:
-    table = np.full((256, 3), 236, np.uint8)
-    for value, entry in labels.items():
-        table[value] = entry.colour
-    return table[classes]
-
-
-def _stacked(rows: list[Image.Image]) -> Image.Image | None:
-    if not rows:
-        return None
-    height = sum(row.height + 8 for row in rows) - 8
-    sheet = Image.new("RGB", (max(row.width for row in rows), height), (255, 255, 255))
-    top = 0
-    for row in rows:
-        sheet.paste(row, (0, top))
-        top += row.height + 8
-    return sheet

@@ -25,7 +25,7 @@ MOST_OVERLAP = 0.75
 
 
 # Networks halve their input five times at most, so that tiles of other sizes are padded to these.
-_WHOLE = 32
+WHOLE = 32
 
 
 def fitting_tile(
@@ -36,7 +36,7 @@ def fitting_tile(
     that pools over its tile answers for all of it: on 16 chips of 256 pixels, a model that was trained at
     256 had an IoU of .55 with tiles of 512, and of .69 with these."""
     fitted = tuple(
-        min(side, -(-size // _WHOLE) * _WHOLE) for side, size in zip(tile, (height, width), strict=True)
+        min(side, -(-size // WHOLE) * WHOLE) for side, size in zip(tile, (height, width), strict=True)
     )
     return (fitted[0], fitted[1]), min(overlap, int(min(fitted) * MOST_OVERLAP))
 

@@ -23,11 +23,12 @@ from tilesegment.model.build import build_network, load_network, load_weights
 from tilesegment.model.card import IMAGENET_MEAN, IMAGENET_STD, Card
 from tilesegment.model.pretrained import Normalisation, normalisation, packaged_weights, start_encoder
 from tilesegment.model.store import find_model
+from tilesegment.report.panels import coloured, laid_over, picture_of, sheet_of
 from tilesegment.train.batches import FixedData, views
 from tilesegment.train.checkpoint import STATE
 from tilesegment.train.config import TrainConfig, load_config, plain
 from tilesegment.train.loop import BEST, Status, Trainer, read_workers
-from tilesegment.train.plots import coloured, draw_confusion, draw_curves, draw_panels, laid_over, picture
+from tilesegment.train.plots import draw_confusion, draw_curves
 from tilesegment.train.processes import Processes
 from tilesegment.train.report import environment, report, write_metrics
 
@@ -314,7 +315,7 @@ def _draw_panels(config: TrainConfig, reader: Reader, trainer: Trainer, split: s
     for index in range(len(chosen)):
         sample = data.sample(index)
         found = trainer.classes_of(data[index][0])
-        base = picture(sample, trainer.card.value_range)
+        base = picture_of(sample, trainer.card.value_range)
         rows.append(
             [
                 base,
@@ -324,4 +325,4 @@ def _draw_panels(config: TrainConfig, reader: Reader, trainer: Trainer, split: s
             ]
         )
     if rows:
-        draw_panels(path, rows, ["image", "truth", "prediction", "overlay"])
+        sheet_of(rows, ["image", "truth", "prediction", "overlay"]).save(path)

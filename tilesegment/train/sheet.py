@@ -8,10 +8,10 @@ import numpy as np
 
 from tilesegment.datasets.sample import Reader
 from tilesegment.datasets.values import values_of
+from tilesegment.report.panels import coloured, picture_of, sheet_of
 from tilesegment.train.augment import Augment
 from tilesegment.train.batches import in_unit_range
 from tilesegment.train.config import TrainConfig
-from tilesegment.train.plots import coloured, draw_panels, picture
 
 
 def draw_sheet(
@@ -31,11 +31,11 @@ def draw_sheet(
         changed = augment(in_unit_range(sample, value_range), index)
         sheet.append(
             [
-                picture(sample, value_range),
+                picture_of(sample, value_range),
                 coloured(sample.label, reader.classes),
-                picture(changed, (0.0, 1.0)),
+                picture_of(changed, (0.0, 1.0)),
                 coloured(changed.label, reader.classes),
             ]
         )
     if sheet:
-        draw_panels(path, sheet, ["image", "mask", "augmented", "its mask"])
+        sheet_of(sheet, ["image", "mask", "augmented", "its mask"]).save(path)

@@ -18,8 +18,8 @@ from tilesegment.grid import Grid
 from tilesegment.polygons import Polygons
 from tilesegment.settings import nearest
 from tilesegment.tiling.memory import give_back_memory
+from tilesegment.vector.write import DRIVERS
 
-_PARQUET = (".parquet", ".geoparquet")
 # Columns that mean something here.
 _COLUMNS = ("class", "confidence", "id")
 _BATCH = 50_000
@@ -137,7 +137,9 @@ def _opened(path: str, layer: str | None) -> Iterator[tuple[str | None, str, Ite
     from pyogrio.errors import DataLayerError, DataSourceError
 
     try:
-        opener = _parquet(path) if path.lower().endswith(_PARQUET) else _ogr(path, layer)
+        opener = (
+            _parquet(path) if DRIVERS.get(Path(path).suffix.lower()) == "Parquet" else _ogr(path, layer)
+        )
         with opener as found:
             yield found
     except (DataSourceError, DataLayerError, OSError, ValueError) as error:
@@ -232,10 +234,3 @@ class Plane:
         if not np.isfinite(moved.coords).all():
             raise InputError(f"{where}: holds coordinates outside the area its CRS is defined for")
         return moved
-
-
-def is_vector_file(path: str) -> bool:
-    """Whether a path names a vector layer: by its extension, which no raster has."""
-    from tilesegment.vector.write import DRIVERS
-
-    return Path(path).suffix.lower() in DRIVERS
