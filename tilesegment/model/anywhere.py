@@ -1,4 +1,5 @@
-"""DeepLabV3 and DeepLabV3+ that answer alike wherever a place lies in a tile, and whatever its size."""
+"""DeepLabV3 and DeepLabV3+ whose answer depends on a tile's rim, as far as convolutions reach, and not on
+its size."""
 
 from __future__ import annotations
 
