@@ -1,4 +1,4 @@
-"""Files that are complete or unchanged, whatever happens while they are written."""
+"""Files that are complete or unchanged, whatever happens while they are written; and locks on them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from tilesegment.errors import OutputError
 
@@ -33,3 +34,20 @@ def write_text(path: Path, text: str) -> None:
     """Write a small text file. Raises OutputError."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def lock_file(file: IO[str], wait: bool = False) -> None:
+    """Lock an open file for this process, until it is closed or the process ends, however it ends.
+
+    Raises OSError where another process holds it and `wait` is False.
+    """
+    if os.name == "posix":
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    else:
+        import msvcrt
+
+        # A byte far behind the text, so that another process can still read who holds it.
+        file.seek(1 << 20)
+        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]

@@ -102,10 +102,16 @@ def read_weights(model: ModelFile) -> dict[str, NDArray[Any]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    if _sha256(model.path) != model.sha256:
-        raise ModelError(f"{model.path}: its content changed since the run began; start again")
+    path = model.path
+    if not Path(path).is_file():
+        # A worker on another machine may have its packages elsewhere.
+        path = str(BUNDLED_FOLDER / Path(path).name)
+        if not Path(path).is_file():
+            raise ModelError(f"{model.path}: no such file")
+    if _sha256(path) != model.sha256:
+        raise ModelError(f"{path}: its content is not what it was when the run began; start again")
     try:
-        return load_file(model.path)
+        return load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{model.path}: damaged safetensors file ({error})") from error
 

@@ -22,6 +22,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.shutil import copy as copy_raster
 from rasterio.windows import Window as RasterioWindow
 
+from tilesegment.atomic import write_text
 from tilesegment.errors import OutputError, SettingsError
 from tilesegment.grid import Grid, Window
 from tilesegment.model.card import ModelClass
@@ -58,7 +59,8 @@ def is_raster(path: str | Path) -> bool:
 
 
 def write_band(path: Path, band: Band, read: Callable[[Window], NDArray[np.uint8]]) -> None:
-    """Write a raster to `path` from `read(window)`, asked for bands of 512 rows from top to bottom.
+    """Write a raster to `path` from `read(window)`, asked for bands of 512 rows from top to bottom, and the
+    names of its classes beside it.
 
     Raises OutputError where the disk or the driver refuses.
     """
@@ -67,6 +69,8 @@ def write_band(path: Path, band: Band, read: Callable[[Window], NDArray[np.uint8
         _write_tiled(plain, band, read)
         if band.cog:
             _to_cog(plain, path, band)
+        if band.labels is not None:
+            write_text(path.with_name(path.name + ".aux.xml"), category_sidecar(band.labels))
     except (RasterioError, CPLE_BaseError, OSError) as error:
         raise OutputError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
     finally:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from tilesegment.atomic import write_text
 from tilesegment.errors import OutputError
-from tilesegment.grid import Window
+from tilesegment.grid import Grid, Window
 from tilesegment.model.card import ModelClass
 from tilesegment.raster.source import Scene
 from tilesegment.raster.values import ValueRange
@@ -28,9 +31,11 @@ def write_overlay(
     region: Window,
     read_classes: Callable[[Window], NDArray[np.uint8]],
     labels: dict[int, ModelClass],
+    metadata: Mapping[str, str],
 ) -> None:
     """Write a PNG of at most 2048 pixels a side: every class but a background tinted in its colour, with a
-    bright outline; invalid pixels white. Raises OutputError where the disk refuses."""
+    bright outline; invalid pixels white. With a georeference a world file and the CRS lie beside it.
+    metadata: provenance, written into the picture. Raises OutputError where the disk refuses."""
     scale = max(1.0, max(region.height, region.width) / _LONGEST)
     height, width = max(1, round(region.height / scale)), max(1, round(region.width / scale))
     image, valid = _picture(scene, values, region, height, width)
@@ -43,10 +48,25 @@ def write_overlay(
         image[inside] = image[inside] * (1 - _FILL) + colour * _FILL
         image[inside & _rim(inside)] = colour
     image[~valid] = 255
+    texts = PngInfo()
+    for name, text in metadata.items():
+        texts.add_itxt(name, text)
     try:
-        Image.fromarray(np.rint(image).astype(np.uint8)).save(path, format="PNG")
+        Image.fromarray(np.rint(image).astype(np.uint8)).save(path, format="PNG", pnginfo=texts)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    if scene.grid.has_georeference:
+        _write_place(path, scene.grid[region].resized(height, width))
+
+
+def _write_place(path: Path, grid: Grid) -> None:
+    """A world file, which every GIS reads, and the CRS as GDAL and QGIS keep it."""
+    a, b, _, d, e, _ = grid.transform[:6]
+    centre = grid.to_world(np.array([[0.5, 0.5]]))[0].tolist()
+    write_text(path.with_suffix(".pgw"), "".join(f"{v!r}\n" for v in (a, d, b, e, *centre)))
+    if grid.crs is not None:
+        text = f"<PAMDataset><SRS>{escape(grid.crs)}</SRS></PAMDataset>\n"
+        write_text(path.with_name(path.name + ".aux.xml"), text)
 
 
 def _picture(

@@ -14,8 +14,8 @@ from tilesegment.model.engines.choose import choose_engine
 from tilesegment.model.store import ModelFile, find_model, read_weights, save_model
 from tilesegment.raster.source import gdal_environment, open_scene
 from tilesegment.raster.values import value_range
+from tilesegment.run.files import discard, publish, writing
 from tilesegment.run.prepare import cores
-from tilesegment.run.publish import discard, publish, temporary_for
 
 
 def calibrate_model(
@@ -74,10 +74,10 @@ def model_target(model: ModelFile, output: Path | None, overwrite: bool) -> Path
 
 def save_card(model: ModelFile, card: Card, target: Path) -> None:
     """Write a model's weights under another card, all or nothing."""
-    temporary = temporary_for(target)
     try:
-        save_model(temporary, read_weights(model), card)
+        with writing(target) as temporary:
+            save_model(temporary, read_weights(model), card)
         publish(target)
     except BaseException:
-        discard(temporary)
+        discard(target)
         raise

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from tilesegment.atomic import write_text
+from tilesegment.atomic import lock_file, write_text
 from tilesegment.errors import OutputError
 from tilesegment.run.blockfile import BlockInfo, check_block
 from tilesegment.tiling.plan import Block
@@ -138,7 +138,7 @@ def open_ledger(output: Path, key: dict[str, Any], resume: bool = True) -> Itera
 
 def _take(lock: IO[str], output: Path) -> None:
     try:
-        _lock_file(lock)
+        lock_file(lock)
     except OSError as error:
         lock.seek(0)
         holder = lock.read().strip() or "another process"
@@ -149,19 +149,6 @@ def _take(lock: IO[str], output: Path) -> None:
     lock.truncate()
     lock.write(f"process {os.getpid()} on {socket.gethostname()}")
     lock.flush()
-
-
-def _lock_file(lock: IO[str]) -> None:
-    if os.name == "posix":
-        import fcntl
-
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    else:
-        import msvcrt
-
-        # A byte far behind the text, so that another process can still read who holds it.
-        lock.seek(1 << 20)
-        msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
 
 
 def _read_state(folder: Path) -> dict[str, Any] | None:

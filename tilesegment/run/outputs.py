@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tilesegment.errors import OutputError, SettingsError
 from tilesegment.raster.sink import is_raster
+from tilesegment.run.files import belongings, check_name, settle
 from tilesegment.run.ledger import Ledger, ledger_folder
-from tilesegment.settings import PredictSettings
+from tilesegment.run.record import is_record
 from tilesegment.vector.write import DRIVERS, is_vector
 
 
@@ -44,8 +47,9 @@ class Outputs:
         optional = [self.mask, self.probability, self.overlay]
         return [self.main, *(path for path in optional if path is not None)]
 
-    def check(self, source: str) -> None:
-        """Raises OutputError or SettingsError for names that cannot be written to."""
+    def check(self, *inputs: str | None) -> None:
+        """Raises OutputError or SettingsError for names that cannot be written to. inputs: paths that are
+        read, and so must not be replaced."""
         if not (is_vector(self.main) or is_raster(self.main)):
             known = " ".join([*DRIVERS, ".tif"])
             raise SettingsError(f"-o {self.main}: unknown extension; use one of {known}")
@@ -58,29 +62,56 @@ class Outputs:
         if len(set(resolved)) < len(resolved):
             raise SettingsError("two outputs have the same name")
         for path in self.all:
-            if str(path).startswith(("/vsi", "s3:", "gs:", "az:", "http:", "https:")):
-                raise OutputError(f"{path}: outputs are written to local paths; copy them afterwards")
-            if not path.parent.is_dir():
-                raise OutputError(f"{path.parent}: no such folder")
-            if not os.access(path.parent, os.W_OK):
-                raise OutputError(f"{path.parent}: cannot be written to")
-            if path.exists() and Path(source).exists() and path.samefile(source):
-                raise OutputError(f"{path}: is the input itself")
+            check_place(path)
+        self.spare(path for path in inputs if path is not None)
+        for path in self.all:
+            settle(path)
+
+    def spare(self, inputs: Iterable[str]) -> None:
+        """Raises OutputError where a file to be replaced is one of the inputs, or belongs to one."""
+        read = {os.path.realpath(path) for path in inputs if os.path.exists(path)}
+        for path in self.all:
+            for file in [path, *belongings(path)]:
+                if os.path.realpath(file) in read:
+                    raise OutputError(f"{file}: is an input of this run; choose another name")
+
+    def refuse_existing(self) -> None:
+        """Raises OutputError where something has an output's name already, or belongs to one that has."""
+        for path in self.all:
+            if path.exists():
+                raise OutputError(f"{path}: exists already; choose another name or give --overwrite")
+            for file in belongings(path):
+                raise OutputError(
+                    f"{file}: exists already, and would belong to {path.name}; choose another name or give "
+                    "--overwrite"
+                )
+        if self.record.exists() and not is_record(self.record):
+            raise OutputError(
+                f"{self.record}: exists already, and the record would replace it; choose another name or "
+                "give --overwrite"
+            )
 
 
-def refuse_existing(outputs: Outputs, settings: PredictSettings) -> None:
+def check_place(path: Path) -> None:
+    """Raises OutputError where a file of this name cannot be written."""
+    if str(path).startswith("/vsi") or re.match(r"[a-z0-9+]{2,}:/", str(path)):
+        raise OutputError(f"{path}: outputs are written to local paths; copy them afterwards")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path.parent}: no such folder")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path.parent}: cannot be written to")
+    check_name(path)
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder")
+
+
+def refuse_existing(outputs: Outputs, overwrite: bool) -> None:
     """An output that exists is an error, unless an interrupted run may have been about to finish."""
-    if settings.overwrite or ledger_folder(outputs.main).exists():
-        return
-    for path in outputs.all:
-        if path.exists():
-            raise OutputError(f"{path}: exists already; choose another name or give --overwrite")
+    if not overwrite and not ledger_folder(outputs.main).exists():
+        outputs.refuse_existing()
 
 
-def refuse_foreign(outputs: Outputs, settings: PredictSettings, ledger: Ledger) -> None:
+def refuse_foreign(outputs: Outputs, overwrite: bool, ledger: Ledger) -> None:
     """Beside a ledger, an output may only exist if the run that left the ledger was renaming its own."""
-    if settings.overwrite or ledger.publishing:
-        return
-    for path in outputs.all:
-        if path.exists():
-            raise OutputError(f"{path}: exists already; choose another name or give --overwrite")
+    if not overwrite and not ledger.publishing:
+        outputs.refuse_existing()

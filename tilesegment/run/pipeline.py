@@ -16,23 +16,21 @@ from typing import Any
 from tilesegment.atomic import write_text
 from tilesegment.errors import InputError, without_secrets
 from tilesegment.grid import Grid
-from tilesegment.raster.sink import Band, category_sidecar, check_options, write_band
+from tilesegment.raster.sink import Band, check_options, write_band
 from tilesegment.raster.source import Scene, gdal_environment
 from tilesegment.report.overlay import write_overlay
 from tilesegment.run.blockfile import BlockInfo
 from tilesegment.run.executor import run_dask, run_serial
+from tilesegment.run.files import discard, publish, writing
 from tilesegment.run.job import BlockTask, Job
 from tilesegment.run.ledger import Ledger, ledger_folder, open_ledger
 from tilesegment.run.outputs import Outputs, refuse_existing, refuse_foreign
 from tilesegment.run.prepare import Prepared, blank_warning, plan_memory, prepare
 from tilesegment.run.publish import (
     Mosaic,
-    discard,
     on_output_grid,
     output_window,
-    publish,
     retrace,
-    temporary_for,
     whole_features,
 )
 from tilesegment.run.record import (
@@ -82,18 +80,19 @@ def run_predict(
     Warnings and notes go to the logger `tilesegment`, a line each.
     """
     begin = time.perf_counter()
-    outputs.check(source)
-    refuse_existing(outputs, settings)
+    outputs.check(source, settings.aoi)
+    refuse_existing(outputs, settings.overwrite)
     with ExitStack() as stack:
         stack.enter_context(gdal_environment(settings.gdal))
         folder = ledger_folder(outputs.main)
         prepared = prepare(source, settings, outputs.vector is not None, str(folder))
+        outputs.spare(prepared.files)
         warnings = list(prepared.warnings)
         for line in warnings:
             _log.warning(line)
         _check_options(prepared, outputs, settings)
         ledger = stack.enter_context(open_ledger(outputs.main, prepared.key, settings.resume))
-        refuse_foreign(outputs, settings, ledger)
+        refuse_foreign(outputs, settings.overwrite, ledger)
         prepared = prepared.with_blocks(ledger.fixed)
         ledger.fix(prepared.fixed)
         with ThreadPoolExecutor(1) as beside:
@@ -211,16 +210,13 @@ def _write_outputs(
     """Write every output under a temporary name, then give all of them their names."""
     try:
         for path in outputs.all:
-            discard(temporary_for(path))
+            discard(path)
         counts = _write_all(prepared, ledger, outputs, settings, marks)
         ledger.begin_publishing()
-        for path in outputs.masks:
-            labels = prepared.job.model.card.labels
-            write_text(path.with_name(path.name + ".aux.xml"), category_sidecar(labels))
         publish(*outputs.all)
     except BaseException:
         for path in outputs.all:
-            discard(temporary_for(path))
+            discard(path)
         raise
     return counts
 
@@ -246,28 +242,24 @@ def _write_all(
             job.tracing.tolerance is not None,
             len(job.tracing.values) > 1,
         )
-        return write_layer(temporary_for(path), _layer(prepared, settings, path, marks), features)
+        with writing(path) as temporary:
+            return write_layer(temporary, _layer(prepared, settings, path, marks), features)
 
     def rasters() -> None:
         grid = _output_grid(prepared, settings)
         with gdal_environment(settings.gdal):
             for path in outputs.masks:
                 band = Band(grid, labels, settings.cog, settings.co, marks)
-                write_band(temporary_for(path), band, _reader(prepared, settings, mosaic.classes))
+                with writing(path) as temporary:
+                    write_band(temporary, band, _reader(prepared, settings, mosaic.classes))
             if outputs.probability is not None:
                 band = Band(grid, None, settings.cog, settings.co, marks)
-                read = _reader(prepared, settings, mosaic.probability)
-                write_band(temporary_for(outputs.probability), band, read)
+                with writing(outputs.probability) as temporary:
+                    write_band(temporary, band, _reader(prepared, settings, mosaic.probability))
             if outputs.overlay is not None:
-                with Scene(job.scene) as scene:
-                    write_overlay(
-                        temporary_for(outputs.overlay),
-                        scene,
-                        prepared.range,
-                        job.plan.region,
-                        mosaic.classes,
-                        labels,
-                    )
+                with Scene(job.scene) as scene, writing(outputs.overlay) as temporary:
+                    region = job.plan.region
+                    write_overlay(temporary, scene, prepared.range, region, mosaic.classes, labels, marks)
 
     with ThreadPoolExecutor(1) as beside:
         written = beside.submit(rasters)

@@ -32,8 +32,8 @@ DEFAULT_MEMORY_SHARE = 0.5
 class Prepared:
     """A job before its blocks are chosen, and what the run must know besides.
 
-    grid: the working grid; native: the input's own. key: decides a pixel's value. measures: the vector
-    settings with every unit resolved.
+    grid: the working grid; native: the input's own. key: decides a pixel's value. files: all behind the
+    input, its model's too. measures: the vector settings with every unit resolved.
     """
 
     job: Job
@@ -45,6 +45,7 @@ class Prepared:
     range: ValueRange
     measures: VectorSettings
     key: dict[str, Any]
+    files: tuple[str, ...]
     warnings: tuple[str, ...]
 
     def with_blocks(self, fixed: dict[str, Any]) -> Prepared:
@@ -119,6 +120,7 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
             values,
             measures,
             _prediction_key(job, scene),
+            (*scene.files, model.path),
             tuple(warnings),
         )
 

@@ -1,8 +1,7 @@
-"""From the ledger to the outputs: mask, probability and polygons, each whole or not there at all."""
+"""From the ledger to what is written: a mosaic of saved blocks, and the polygons of all of them."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tilesegment.errors import OutputError
 from tilesegment.grid import Grid, Window
 from tilesegment.run.blockfile import (
     BlockInfo,
@@ -166,48 +164,3 @@ def _matched(begin: int, end: int, size: int, other: int) -> tuple[int, int]:
     centres = _centres(0, other, other, size)
     first, last = np.searchsorted(centres, [begin, end])
     return int(first), max(int(first) + 1, int(last))
-
-
-def temporary_for(path: Path) -> Path:
-    """Where an output is written before it takes its name: beside it, so that renaming is atomic, and
-    with its extension, which drivers look at. A killed run leaves one at most, and the next replaces it."""
-    return path.with_name(f".{path.stem}.incomplete{path.suffix}")
-
-
-def sidecars(path: Path) -> list[Path]:
-    """The files of an output, itself last: a Shapefile has several."""
-    if path.suffix.lower() != ".shp":
-        return [path]
-    found = sorted(p for p in path.parent.glob(f"{_escaped(path.stem)}.*") if p.stem == path.stem)
-    return [*(p for p in found if p != path), path]
-
-
-def discard(path: Path) -> None:
-    """Remove an output's temporary files, if there are any."""
-    for file in sidecars(path):
-        file.unlink(missing_ok=True)
-
-
-def publish(*paths: Path) -> None:
-    """Give complete outputs their names, the last one first, so that all of them are there where the first
-    is. Slow disks are waited for before, not between. Raises OutputError where a folder refuses."""
-    files = {path: sidecars(temporary_for(path)) for path in paths}
-    try:
-        for path in paths:
-            for file in files[path]:
-                _flush(file)
-        for path in reversed(paths):
-            for file in files[path]:
-                ending = file.name.removeprefix(temporary_for(path).stem)
-                os.replace(file, path.with_name(path.stem + ending))
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _flush(file: Path) -> None:
-    with file.open("rb+") as handle:
-        os.fsync(handle.fileno())
-
-
-def _escaped(text: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in text)

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import platform
+from pathlib import Path
 from typing import Any
 
 from tilesegment.errors import without_secrets
@@ -62,6 +63,15 @@ def _shown(option: str, value: str) -> str:
     """The value of a GDAL option as it may be published."""
     hidden = any(word in option.upper() for word in _SECRET)
     return "***" if hidden else without_secrets(value)
+
+
+def is_record(path: Path) -> bool:
+    """Whether a file was written by a run of this package, which may replace it."""
+    try:
+        begin = path.read_bytes()[:200].decode("utf-8", "replace")
+    except OSError:
+        return False
+    return '"software": "tilesegment ' in begin
 
 
 def stage_seconds(infos: list[BlockInfo]) -> dict[str, float]:

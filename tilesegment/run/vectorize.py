@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,21 +11,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tilesegment.errors import InputError, OutputError, SettingsError, without_secrets
+from tilesegment.atomic import write_text
+from tilesegment.errors import InputError, SettingsError, without_secrets
 from tilesegment.grid import Window
 from tilesegment.model.card import ModelClass, default_colours
 from tilesegment.raster.labels import category_names
 from tilesegment.raster.source import Scene, SceneSpec, gdal_environment, open_scene
 from tilesegment.run.blockfile import new_block
+from tilesegment.run.files import discard, publish, writing
 from tilesegment.run.ledger import Ledger, open_ledger
+from tilesegment.run.outputs import Outputs
 from tilesegment.run.prepare import resolve_measures, shared_tolerance
-from tilesegment.run.publish import discard, publish, temporary_for, whole_features
-from tilesegment.run.record import software
+from tilesegment.run.publish import whole_features
+from tilesegment.run.record import now, software
 from tilesegment.settings import VectorSettings
 from tilesegment.tiling.plan import Block, Plan
 from tilesegment.vector.parallel import in_threads
 from tilesegment.vector.trace import Traceable, trace_bands
-from tilesegment.vector.write import Layer, check_layer, is_vector, write_layer
+from tilesegment.vector.write import DRIVERS, Layer, check_layer, is_vector, write_layer
 
 _CELL = 1024
 _BLOCK_PIXELS = 32_000_000
@@ -51,8 +55,14 @@ def vectorize_raster(
     Memory does not grow with the raster. Raises InputError, OutputError or SettingsError.
     """
     begin = time.perf_counter()
-    _check_output(output, overwrite)
+    if not is_vector(output):
+        raise SettingsError(f"-o {output}: unknown extension; use {' '.join(DRIVERS)}")
+    outputs = Outputs(output)
+    outputs.check(source)
+    if not overwrite:
+        outputs.refuse_existing()
     with gdal_environment(gdal), open_scene(source, bands=1, nodata=nodata, gdal=gdal, raw=True) as scene:
+        outputs.spare(scene.files)
         _refuse_pictures(scene)
         grid = scene.grid
         settings, notes = resolve_measures(settings, grid, None)
@@ -73,15 +83,22 @@ def vectorize_raster(
         with open_ledger(output, {"vectorize": source}, resume=False) as ledger:
             _trace(scene.spec, plan, ledger, tolerance)
             polygons = _write(output, plan, layer, ledger, settings, len(found) > 1)
+            record = {
+                "software": software(),
+                "finished": now(),
+                "input": without_secrets(source),
+                "outputs": [str(output)],
+                "settings": {
+                    name: str(value) for name, value in vars(settings).items() if value is not None
+                },
+                "classes": found,
+                "polygons": polygons,
+                "warnings": notes,
+                "seconds": round(time.perf_counter() - begin, 3),
+            }
+            write_text(outputs.record, json.dumps(record, indent=1) + "\n")
             ledger.remove()
-    return {
-        "input": without_secrets(source),
-        "outputs": [str(output)],
-        "classes": found,
-        "polygons": polygons,
-        "warnings": notes,
-        "seconds": round(time.perf_counter() - begin, 3),
-    }
+    return record
 
 
 def _refuse_pictures(scene: Scene) -> None:
@@ -108,15 +125,6 @@ def _refuse_pictures(scene: Scene) -> None:
         )
 
 
-def _check_output(output: Path, overwrite: bool) -> None:
-    if not is_vector(output):
-        raise SettingsError(f"-o {output}: unknown extension; use .gpkg .parquet .fgb .geojson or .shp")
-    if not output.parent.is_dir():
-        raise OutputError(f"{output.parent}: no such folder")
-    if output.exists() and not overwrite:
-        raise OutputError(f"{output}: exists already; choose another name or give --overwrite")
-
-
 def _write(
     output: Path,
     plan: Plan,
@@ -125,8 +133,7 @@ def _write(
     settings: VectorSettings,
     several_classes: bool,
 ) -> int:
-    temporary = temporary_for(output)
-    discard(temporary)
+    discard(output)
     try:
         features = whole_features(
             plan,
@@ -136,10 +143,11 @@ def _write(
             several_classes and settings.simplify.value > 0,
             several_classes,
         )
-        count = write_layer(temporary, layer, features)
+        with writing(output) as temporary:
+            count = write_layer(temporary, layer, features)
         publish(output)
     except BaseException:
-        discard(temporary)
+        discard(output)
         raise
     return count
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import tempfile
 import warnings
@@ -10,10 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import numpy as np
 import shapely
 
+from tilesegment.atomic import write_text
 from tilesegment.errors import OutputError, SettingsError
 from tilesegment.grid import Grid
 from tilesegment.model.card import ModelClass
@@ -32,6 +35,8 @@ DRIVERS = {
     ".shp": "ESRI Shapefile",
 }
 _CRS84 = "OGC:CRS84"
+# Tables of SQLite, of the format, and of QGIS.
+_RESERVED = re.compile(r"gpkg|sqlite_|rtree_|(layer_styles|ogr_empty_table)$", re.IGNORECASE)
 # Shapefiles cut names after ten characters.
 _SHORT_NAMES = {"perimeter_m": "perim_m"}
 
@@ -75,6 +80,8 @@ def write_layer(path: Path, layer: Layer, batches: Iterator[Features]) -> int:
             _write_ogr(path, driver, layer, target, tables)
             if driver == "GPKG":
                 add_style(path, layer.name, layer_style(layer.labels))
+            elif driver == "ESRI Shapefile":
+                write_text(path.with_name(path.name + ".xml"), _shapefile_metadata(layer.metadata))
     except (OSError, RuntimeError) as error:
         if counter.error is not None:
             raise counter.error from None
@@ -85,10 +92,15 @@ def write_layer(path: Path, layer: Layer, batches: Iterator[Features]) -> int:
 
 
 def check_layer(path: Path, layer: Layer) -> None:
-    """Layer creation options, and the layer's name, are tried on one polygon before anything is predicted.
+    """The layer's name is looked at, and layer creation options are tried on one polygon, before anything
+    is predicted.
 
     Raises SettingsError where the driver refuses or remarks on them.
     """
+    if path.suffix.lower() == ".gpkg" and _RESERVED.match(layer.name):
+        raise SettingsError(
+            f"layer {layer.name!r}: GeoPackage keeps names like this for itself; give another with --layer"
+        )
     if not layer.options:
         return
     named = " ".join(f"--lco {name}={value}" for name, value in layer.options)
@@ -199,6 +211,7 @@ def _write_ogr(path: Path, driver: str, layer: Layer, target: str | None, tables
 
     # RFC 7946 means longitude and latitude, and cuts pixel coordinates away as if they were.
     geojson = {} if target is None else {"RFC7946": "YES"}
+    geojson["DESCRIPTION"] = "; ".join(f"{name}: {text}" for name, text in layer.metadata.items())
     options = {"GeoJSON": geojson, "GPKG": {"GEOMETRY_NAME": "geom"}}.get(driver, {})
     options = {**options, **{key.upper(): value for key, value in layer.options}}
     metadata = layer.metadata if driver in ("GPKG", "FlatGeobuf") else None
@@ -261,6 +274,12 @@ def _projjson(crs: str | None) -> Any:
     from pyproj import CRS
 
     return None if crs is None else CRS.from_user_input(crs).to_json_dict()
+
+
+def _shapefile_metadata(metadata: dict[str, str]) -> str:
+    """Provenance as the metadata (FGDC) that lies beside a Shapefile."""
+    text = escape("; ".join(f"{name}: {words}" for name, words in metadata.items()))
+    return f"<metadata><idinfo><descript><abstract>{text}</abstract></descript></idinfo></metadata>\n"
 
 
 def layer_style(labels: dict[int, ModelClass], column: str = "class") -> str:

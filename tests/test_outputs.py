@@ -1,0 +1,248 @@
+"""What belongs to an output: looked at before, replaced together, hidden until it is whole."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyogrio
+import pytest
+import rasterio
+from affine import Affine
+from PIL import Image
+
+import tilesegment
+from tests.test_pipeline import counter, model, scene
+from tilesegment.errors import OutputError, SettingsError
+from tilesegment.run.files import belongings, temporary_for
+
+__all__ = ["counter", "model", "scene"]
+
+
+@pytest.fixture
+def mask(make_raster: Callable[..., Path]) -> Path:
+    """Roofs of 11 and 3.4 square metres."""
+    values = np.zeros((100, 150), np.uint8)
+    values[2:22, 3:28] = 1
+    values[50:60, 100:115] = 1
+    return make_raster(values, "mask.tif")
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+class TestBelongings:
+    def test_of_a_shapefile(self, tmp_path: Path) -> None:
+        names = ["a.shp", "a.shx", "a.DBF", "a.qix", "a.shp.xml", "a.b.dbf", "ab.dbf", "a.txt", "a.tif"]
+        for name in names:
+            (tmp_path / name).touch()
+        found = {path.name for path in belongings(tmp_path / "a.shp")}
+        assert found == {"a.shx", "a.DBF", "a.qix", "a.shp.xml"}
+
+    def test_of_rasters_and_databases(self, tmp_path: Path) -> None:
+        for ending in (
+            ".tif",
+            ".tif.aux.xml",
+            ".tif.ovr",
+            ".tif.msk",
+            ".tfw",
+            ".gpkg-wal",
+            ".gpkg-shm",
+            ".pgw",
+        ):
+            (tmp_path / f"x{ending}").touch()
+        assert {p.name for p in belongings(tmp_path / "x.tif")} == {
+            "x.tif.aux.xml", "x.tif.ovr", "x.tif.msk", "x.tfw",
+        }  # fmt: skip
+        assert {p.name for p in belongings(tmp_path / "x.gpkg")} == {"x.gpkg-wal", "x.gpkg-shm"}
+        assert {p.name for p in belongings(tmp_path / "x.png")} == {"x.pgw"}
+
+    def test_a_temporary_name_is_short_for_every_name(self, tmp_path: Path) -> None:
+        for stem in ("a", "屋" * 78):
+            assert len(temporary_for(tmp_path / f"{stem}.gpkg").name.encode()) < 40
+
+
+class TestWithoutOverwrite:
+    @pytest.mark.parametrize(
+        ("output", "own"),
+        [
+            ("town.shp", "town.dbf"),
+            ("town.shp", "town.DBF"),
+            ("town.shp", "town.qix"),
+            ("roofs.gpkg", "roofs.gpkg-wal"),
+            ("roofs.gpkg", "roofs.gpkg.json"),
+            ("roofs.fgb", "roofs.fgb.json"),
+        ],
+    )
+    def test_what_is_somebody_elses_stays(self, mask: Path, tmp_path: Path, output: str, own: str) -> None:
+        (tmp_path / own).write_text("mine")
+        before = everything(tmp_path)
+        with pytest.raises(OutputError, match=f"{own}: exists already"):
+            tilesegment.vectorize(mask, tmp_path / output)
+        assert everything(tmp_path) == before
+
+    def test_a_record_of_ours_is_no_hindrance(self, mask: Path, tmp_path: Path) -> None:
+        out = tmp_path / "r.gpkg"
+        tilesegment.vectorize(mask, out)
+        out.unlink()
+        assert tilesegment.vectorize(mask, out)["polygons"] == 2
+
+    @pytest.mark.parametrize("own", ["m.tif.aux.xml", "m.tif.ovr", "m.tfw"])
+    def test_of_a_mask(self, scene, model, counter, tmp_path: Path, own: str) -> None:
+        (tmp_path / own).write_text("mine")
+        with pytest.raises(OutputError, match=f"{own}: exists already"):
+            tilesegment.predict(scene, tmp_path / "r.gpkg", mask=tmp_path / "m.tif", model=model())
+        assert counter.calls == 0
+        assert (tmp_path / own).read_text() == "mine"
+
+    def test_inputs_are_never_replaced(self, scene, model, counter, tmp_path: Path) -> None:
+        area = tmp_path / "area.gpkg"
+        grid = rasterio.open(scene).bounds
+        box = {"type": "Polygon", "coordinates": [[[grid.left, grid.top], [grid.right, grid.top],
+               [grid.right, grid.bottom], [grid.left, grid.top]]]}  # fmt: skip
+        (tmp_path / "area.geojson").write_text(json.dumps(box))
+        pyogrio.write_dataframe(
+            pyogrio.read_dataframe(tmp_path / "area.geojson").set_crs(32645, allow_override=True), area
+        )
+        before = area.read_bytes()
+        with pytest.raises(OutputError, match=r"area\.gpkg: is an input"):
+            tilesegment.predict(scene, area, aoi=str(area), model=model(), overwrite=True)
+        assert area.read_bytes() == before
+
+    def test_files_behind_an_input_too(self, mask: Path, tmp_path: Path) -> None:
+        sidecar = tmp_path / "mask.tif.aux.xml"
+        sidecar.write_text("<PAMDataset/>")
+        other = tmp_path / "mask.vrt"
+        other.write_text("")
+        with rasterio.open(mask) as dataset:
+            rasterio.shutil.copy(dataset, other, driver="VRT")
+        before = everything(tmp_path)
+        with pytest.raises(OutputError, match="is an input"):
+            tilesegment.predict(other, tmp_path / "mask.tif", overwrite=True)
+        assert everything(tmp_path) == before
+
+
+class TestOverwriting:
+    def test_an_old_index_goes(self, mask: Path, tmp_path: Path) -> None:
+        out = tmp_path / "r.shp"
+        tilesegment.vectorize(mask, out, min_area=5, lco={"SPATIAL_INDEX": "YES"})
+        assert (tmp_path / "r.qix").exists()
+        tilesegment.vectorize(mask, out, min_area=0, overwrite=True)
+        assert not (tmp_path / "r.qix").exists()
+        left, bottom, right, top = pyogrio.read_info(out)["total_bounds"]
+        inside = pyogrio.read_dataframe(out, bbox=(left - 1, bottom - 1, right + 1, top + 1))
+        assert len(inside) == len(pyogrio.read_dataframe(out)) == 2
+
+    def test_old_class_names_go(self, scene, model, counter, tmp_path: Path) -> None:
+        out, first, second = tmp_path / "a.gpkg", tmp_path / "x.tif", tmp_path / "y.tif"
+        tilesegment.predict(scene, out, mask=first, model=model())
+        assert (tmp_path / "x.tif.aux.xml").exists()
+        tilesegment.predict(scene, out, mask=second, probability=first, model=model(), overwrite=True)
+        assert not (tmp_path / "x.tif.aux.xml").exists()
+        assert (tmp_path / "y.tif.aux.xml").exists()
+
+    def test_a_left_journal_is_no_part_of_the_new_file(self, mask: Path, tmp_path: Path) -> None:
+        out = tmp_path / "r.gpkg"
+        with closing(sqlite3.connect(tmp_path / "old.gpkg")) as old:
+            old.execute("PRAGMA journal_mode=WAL")
+            old.execute("CREATE TABLE mine (x)")
+            old.commit()
+            # As a killed program leaves them.
+            for ending in ("", "-wal", "-shm"):
+                (tmp_path / f"r.gpkg{ending}").write_bytes((tmp_path / f"old.gpkg{ending}").read_bytes())
+        tilesegment.vectorize(mask, out, overwrite=True)
+        assert not list(tmp_path.glob("r.gpkg-*"))
+        assert len(pyogrio.read_dataframe(out)) == 2
+        with closing(sqlite3.connect(out)) as database:
+            assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+    @pytest.mark.parametrize("mode", ["WAL", "DELETE"])
+    def test_what_another_program_has_open_is_not_touched(
+        self, mask: Path, tmp_path: Path, mode: str
+    ) -> None:
+        out = tmp_path / "r.gpkg"
+        tilesegment.vectorize(mask, out)
+        with closing(sqlite3.connect(out, isolation_level=None)) as other:
+            other.execute(f"PRAGMA journal_mode={mode}")
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("CREATE TABLE edits (x)")
+            with pytest.raises(OutputError, match="open in another program"):
+                tilesegment.vectorize(mask, out, overwrite=True)
+            other.execute("COMMIT")
+            assert other.execute("SELECT count(*) FROM edits").fetchone() == (0,)
+
+    def test_the_record_is_that_of_the_new_output(self, mask: Path, tmp_path: Path) -> None:
+        out = tmp_path / "r.geojson"
+        tilesegment.vectorize(mask, out, min_area=5)
+        tilesegment.vectorize(mask, out, min_area=0, overwrite=True)
+        record = json.loads((tmp_path / "r.geojson.json").read_text())
+        assert (record["polygons"], record["settings"]["min_area"]) == (2, "0")
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", ["gpkg_roofs", "GPKG_x", "sqlite_x", "layer_styles", "rtree_a"])
+    def test_a_reserved_layer_is_refused_at_once(
+        self, scene, model, counter, tmp_path: Path, name: str
+    ) -> None:
+        out = tmp_path / f"{name}.gpkg"
+        with pytest.raises(SettingsError, match="--layer"):
+            tilesegment.predict(scene, out, model=model())
+        assert counter.calls == 0
+        assert tilesegment.predict(scene, out, model=model(), layer="roofs")["counts"]["polygons"] > 0
+        assert pyogrio.list_layers(out)[:, 0].tolist()[0] == "roofs"
+
+    @pytest.mark.parametrize("stem", ["a" * 236, "屋" * 78 + "ab"])
+    def test_the_longest_name_works(self, mask: Path, tmp_path: Path, stem: str) -> None:
+        out = tmp_path / f"{stem}.gpkg"
+        assert len(out.name.encode()) == 241
+        assert tilesegment.vectorize(mask, out)["polygons"] == 2
+        assert out.exists()
+
+    def test_a_longer_one_is_refused_at_once(self, scene, model, counter, tmp_path: Path) -> None:
+        with pytest.raises(OutputError, match="242 bytes, and at most 241"):
+            tilesegment.predict(scene, tmp_path / ("a" * 237 + ".gpkg"), model=model())
+        assert counter.calls == 0
+
+    def test_messages_name_the_output(
+        self, scene, model, counter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from tilesegment.vector import write
+
+        def fail(*_: Any) -> None:
+            raise OSError(28, "No space left on device", str(temporary_for(tmp_path / "roofs.gpkg")))
+
+        monkeypatch.setattr(write, "add_style", fail)
+        with pytest.raises(OutputError) as error:
+            tilesegment.predict(scene, tmp_path / "roofs.gpkg", model=model())
+        assert "incomplete" not in str(error.value)
+        assert f"{tmp_path / 'roofs.gpkg'}: cannot be written" in str(error.value)
+
+
+class TestOrigin:
+    """Every format says where it comes from."""
+
+    def test_geojson(self, mask: Path, tmp_path: Path) -> None:
+        tilesegment.vectorize(mask, tmp_path / "r.geojson")
+        text = json.loads((tmp_path / "r.geojson").read_text())["description"]
+        assert text.startswith("software: tilesegment ")
+        assert str(mask) in text
+
+    def test_shapefile(self, mask: Path, tmp_path: Path) -> None:
+        tilesegment.vectorize(mask, tmp_path / "r.shp")
+        assert "software: tilesegment " in (tmp_path / "r.shp.xml").read_text()
+
+    def test_overlay_and_its_place(self, scene, model, counter, tmp_path: Path) -> None:
+        out = tmp_path / "o.png"
+        tilesegment.predict(scene, tmp_path / "r.gpkg", overlay=out, model=model())
+        with Image.open(out) as picture:
+            assert picture.text["software"].startswith("tilesegment ")  # type: ignore[attr-defined]
+            assert picture.size == (187, 141)
+        with rasterio.open(out) as dataset:
+            assert dataset.transform.almost_equals(Affine(0.15, 0, 354000, 0, -0.15, 3057000))
+            assert dataset.crs.to_epsg() == 32645
