@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
 import geopandas
 import numpy as np
+import pyproj
 import pytest
 import rasterio
 import shapely
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image, ImageOps
 from pyproj import Transformer
 from rasterio.enums import ColorInterp
 from rasterio.shutil import copy as copy_raster
@@ -20,7 +24,9 @@ from tilesegment.errors import InputError, SettingsError
 from tilesegment.grid import Grid, Window
 from tilesegment.raster import source
 from tilesegment.raster.aoi import inside_aoi, read_aoi
-from tilesegment.raster.source import gdal_environment, is_remote, open_scene
+from tilesegment.raster.opening import is_remote
+from tilesegment.raster.picture import Part, picture_size, read_colour
+from tilesegment.raster.source import gdal_environment, open_scene
 from tilesegment.raster.values import blank_edge, blank_value, value_range
 
 RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
@@ -467,3 +473,126 @@ class TestAreas:
         geopandas.GeoDataFrame(geometry=[area], crs=32651).to_parquet(tmp_path / "a.parquet")
         with pytest.raises(InputError, match="holds coordinates that are no numbers"):
             read_aoi(str(tmp_path / "a.parquet"), grid)
+
+
+class TestPaths:
+    """URIs and odd names, with and without something added to the file."""
+
+    values = np.arange(3 * 6 * 8, dtype=np.uint8).reshape(3, 6, 8)
+
+    @pytest.mark.parametrize("nodata", [None, 5])
+    @pytest.mark.parametrize("kind", ["plain", "file:", "file://", "zip:", "zip://", "/vsizip/"])
+    def test_uris(self, make_raster, tmp_path: Path, kind: str, nodata: float | None) -> None:
+        path = make_raster(self.values, "a b&c?d.tif")
+        with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+            archive.write(path, "in/x.tif")
+        names = {
+            "plain": str(path),
+            "file:": f"file:{path}",
+            "file://": f"file://{path}",
+            "zip:": f"zip:{tmp_path}/z.zip!in/x.tif",
+            "zip://": f"zip://{tmp_path}/z.zip!in/x.tif",
+            "/vsizip/": f"/vsizip/{tmp_path}/z.zip/in/x.tif",
+        }
+        with open_scene(names[kind], nodata=nodata) as scene:
+            pixels = scene.read(scene.grid.window)
+            assert scene.grid.crs is not None
+        np.testing.assert_array_equal(pixels.values, self.values)
+        # A pixel is invalid where every band has the value, and none does.
+        assert pixels.valid.all()
+        flat = make_raster(np.repeat(self.values[:1], 3, axis=0), "a b&c?d.tif")
+        if kind == "plain" and nodata is not None:
+            with open_scene(str(flat), nodata=nodata) as scene:
+                np.testing.assert_array_equal(scene.read(scene.grid.window).valid, self.values[0] != 5)
+
+    def test_a_missing_file_by_uri(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="no such file"):
+            open_scene(f"file://{tmp_path}/none.tif")
+
+    def test_a_palette_with_an_odd_name_keeps_its_colours(self, make_raster) -> None:
+        numbers = np.array([[0, 1], [2, 1]], np.uint8)
+        colours = {0: (10, 20, 30), 1: (40, 50, 60), 2: (7, 8, 9)}
+        path = make_raster(numbers, "p?.tif", colormap={k: (*v, 255) for k, v in colours.items()})
+        with open_scene(path) as scene:
+            found = scene.read(scene.grid.window).values
+        expected = np.array([[colours[v] for v in row] for row in numbers.tolist()]).transpose(2, 0, 1)
+        np.testing.assert_array_equal(found, expected)
+
+
+class TestCrs:
+    def test_a_given_one_replaces_the_files(self, make_raster) -> None:
+        values = np.zeros((3, 20, 30), np.uint8)
+        for own in ("EPSG:32645", None):
+            path = make_raster(values, crs=own)
+            with open_scene(path, crs="EPSG:32637") as scene:
+                assert pyproj.CRS(scene.grid.crs).to_epsg() == 32637
+                assert scene.grid.transform == Affine(0.15, 0, 354000, 0, -0.15, 3057000)
+        with pytest.raises(SettingsError, match="--src-crs 'EPSG:nothing'"):
+            open_scene(path, crs="EPSG:nothing")
+
+    @pytest.mark.parametrize(("unit", "metres"), [("metre", 1.0), ("foot", 0.3048)])
+    def test_a_local_plane_has_its_own_metres(self, make_raster, unit: str, metres: float) -> None:
+        crs = f'LOCAL_CS["Site",LOCAL_DATUM["x",0],UNIT["{unit}",{metres}],AXIS["E",EAST],AXIS["N",NORTH]]'
+        path = make_raster(
+            np.zeros((3, 20, 30), np.uint8), crs=crs, transform=Affine(0.5, 0, 100, 0, -0.25, 200)
+        )
+        with open_scene(path) as scene:
+            along_row, along_col = scene.grid.metres_per_pixel or (0, 0)
+            areas = scene.grid.areas_m2(np.array([[3.0, 4.0]]))
+        assert (along_row, along_col) == pytest.approx((0.25 * metres, 0.5 * metres))
+        assert areas == pytest.approx([0.125 * metres**2])
+
+
+class TestOrientation:
+    """EXIF: a photograph is read as its camera was held, by Pillow's own turning."""
+
+    @pytest.fixture
+    def photo(self, tmp_path: Path, rng: np.random.Generator) -> Callable[[int], Path]:
+        def make(orientation: int) -> Path:
+            values = np.kron(rng.integers(0, 255, (6, 9, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+            exif = Image.Exif()
+            exif[0x0112] = orientation
+            path = tmp_path / f"photo{orientation}.jpg"
+            Image.fromarray(values).save(path, quality=95, subsampling=0, exif=exif)
+            return path
+
+        return make
+
+    @staticmethod
+    def upright(path: Path) -> np.ndarray:
+        with Image.open(path) as picture:
+            return np.asarray(ImageOps.exif_transpose(picture)).transpose(2, 0, 1)
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_in_prediction_and_in_training(self, photo, orientation: int) -> None:
+        path = photo(orientation)
+        expected = self.upright(path).astype(int)
+        size = (72, 48) if orientation > 4 else (48, 72)
+        assert picture_size(path) == expected.shape[1:] == size
+        with open_scene(path) as scene:
+            assert (scene.grid.height, scene.grid.width) == size
+            found = scene.read(scene.grid.window)
+            part = scene.read(Window(5, 11, 20, 9))
+            turned = any("EXIF" in note for note in scene.notes())
+        assert turned == (orientation > 1)
+        # Pillow and GDAL decode JPEG alike but for a level or two, unless chroma is subsampled.
+        assert np.abs(found.values - expected).max() <= 3
+        np.testing.assert_array_equal(part.values, found.values[:, 5:25, 11:20])
+        np.testing.assert_array_equal(read_colour(path).values, found.values)
+        window = Window(4, 8, 16, 24)
+        np.testing.assert_array_equal(
+            read_colour(path, Part(window, (16, 24))).values, found.values[:, 4:20, 8:32]
+        )
+
+    def test_at_another_size(self, photo) -> None:
+        path = photo(6)
+        with open_scene(path, size=(36, 24)) as scene:
+            found = scene.read(scene.grid.window).values.astype(int)
+        expected = self.upright(path).reshape(3, 36, 2, 24, 2).mean(axis=(2, 4))
+        assert np.abs(found - expected).max() <= 3
+
+    def test_what_has_its_place_on_the_earth_is_not_turned(self, photo) -> None:
+        path = photo(6)
+        path.with_suffix(".jgw").write_text("1\n0\n0\n-1\n1000\n2000\n")
+        with open_scene(path) as scene:
+            assert (scene.grid.height, scene.grid.width) == (48, 72)

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from xml.etree import ElementTree
 
+import geopandas
 import numpy as np
+import pyproj
 import pytest
 import shapely
 from affine import Affine
@@ -14,7 +17,10 @@ from pyproj import CRS
 from rasterio.features import rasterize, shapes
 from shapely.geometry import shape
 
+import tilesegment
+from tilesegment.errors import SettingsError
 from tilesegment.grid import Grid, Window
+from tilesegment.model.card import ModelClass
 from tilesegment.settings import Measure
 from tilesegment.tiling.blend import PROBABILITY_MAX
 from tilesegment.tiling.plan import Plan
@@ -23,6 +29,7 @@ from tilesegment.vector.attributes import attribute_columns, ground_size
 from tilesegment.vector.clean import clean
 from tilesegment.vector.rings import Ragged, order_of
 from tilesegment.vector.seams import Features, join
+from tilesegment.vector.style import layer_style
 from tilesegment.vector.trace import Fragments, bands_of, trace, trace_bands
 
 
@@ -284,3 +291,53 @@ def test_holes_are_dropped_from_multipolygons_too() -> None:
     plain = rings.without_rings(rings.is_hole()).geometries()
     assert plain[0].area == pytest.approx(shapely.Polygon(ring.exterior).area + 100)
     assert plain[1].equals(shapely.MultiPolygon([other]))
+
+
+def test_outlines_are_cut_at_180_degrees(make_raster, tmp_path) -> None:
+    """In UTM zone 60 a roof reaches over the antimeridian: in degrees it has a part on either side."""
+    x, y = pyproj.Transformer.from_crs(4326, 32760, always_xy=True).transform(180.0, -17.0)
+    values = np.zeros((40, 60), np.uint8)
+    values[5:35, 10:50] = 1
+    path = make_raster(values, "m.tif", crs="EPSG:32760", transform=Affine(1, 0, x - 30, 0, -1, y + 20))
+    native, degrees = tmp_path / "n.gpkg", {}
+    tilesegment.vectorize(path, native, simplify=0)
+    whole = geopandas.read_file(native)
+    assert whole.geometry[0].area == 1200
+    for ending in ("gpkg", "parquet", "fgb", "shp", "geojson"):
+        out = tmp_path / f"d.{ending}"
+        tilesegment.vectorize(path, out, simplify=0, dst_crs="EPSG:4326", overwrite=True)
+        read = geopandas.read_parquet if ending == "parquet" else geopandas.read_file
+        degrees[ending] = read(out).geometry[0]
+    for ending, outline in degrees.items():
+        assert outline.is_valid, ending
+        west, _, east, _ = outline.bounds
+        assert (west, east) == pytest.approx((-180, 180), abs=1e-3)
+        parts = sorted(outline.geoms, key=lambda part: part.bounds[0])
+        assert [part.area > 0 for part in parts] == [True, True]
+        assert all(part.bounds[2] - part.bounds[0] < 0.001 for part in parts)
+        assert outline.area == pytest.approx(degrees["gpkg"].area, rel=1e-4)
+
+
+def test_a_plane_without_an_earth_cannot_be_brought_to_one(make_raster, tmp_path) -> None:
+    crs = 'LOCAL_CS["Site",LOCAL_DATUM["x",0],UNIT["metre",1],AXIS["E",EAST],AXIS["N",NORTH]]'
+    values = np.zeros((40, 60), np.uint8)
+    values[5:35, 10:50] = 1
+    path = make_raster(values, "m.tif", crs=crs)
+    for name, settings in (("r.geojson", {}), ("r.gpkg", {"dst_crs": "EPSG:4326"})):
+        with pytest.raises(SettingsError, match="--src-crs"):
+            tilesegment.vectorize(path, tmp_path / name, **settings)
+    tilesegment.vectorize(path, tmp_path / "r.gpkg", simplify=0)
+    assert geopandas.read_file(tmp_path / "r.gpkg").area_m2[0] == pytest.approx(1200 * 0.15**2)
+    # Named by hand, it is the Earth's again.
+    tilesegment.vectorize(path, tmp_path / "r.geojson", src_crs="EPSG:32645")
+    assert geopandas.read_file(tmp_path / "r.geojson").total_bounds[0] == pytest.approx(85.5, abs=0.5)
+
+
+def test_the_style_has_a_symbol_for_all_others() -> None:
+    style = layer_style({value: ModelClass(f"c{value}", (value, 0, 0)) for value in range(1, 4)})
+    root = ElementTree.fromstring(  # noqa: S314 - our own
+        style.partition('SYSTEM">')[2]
+    )
+    categories = [(c.get("value"), c.get("symbol")) for c in root.iter("category")]
+    assert categories == [("c1", "0"), ("c2", "1"), ("c3", "2"), ("", "other")]
+    assert [s.get("name") for s in root.iter("symbol")] == ["0", "1", "2", "other"]

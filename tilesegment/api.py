@@ -95,15 +95,15 @@ def plan(source: _Path, **settings: Any) -> dict[str, Any]:
 def vectorize(source: _Path, output: _Path, **settings: Any) -> dict[str, Any]:
     """Polygons of every class but 0 and nodata of a class raster; counts and classes, by name.
 
-    settings: `min_area`, `simplify`, `fill_holes`, `connectivity`, `layer`, `dst_crs`, `nodata`, `lco`,
-    `gdal`, `overwrite`, as in `tilesegment vectorize`.
+    settings: `min_area`, `simplify`, `fill_holes`, `connectivity`, `layer`, `dst_crs`, `nodata`, `src_crs`,
+    `lco`, `gdal`, `overwrite`, as in `tilesegment vectorize`.
 
     >>> import tilesegment
     >>> tilesegment.vectorize("mask.tif", "roofs.gpkg", simplify="1px")       # doctest: +SKIP
     {'input': 'mask.tif', ...}
     """
     vector, rest = _split(settings)
-    known = ("nodata", "lco", "gdal", "overwrite")
+    known = ("nodata", "src_crs", "lco", "gdal", "overwrite")
     _refuse_unknown(rest, (*known, *_names(VectorSettings)))
     return vectorize_raster(os.fspath(source), Path(output), VectorSettings(**vector), **rest)
 

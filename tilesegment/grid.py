@@ -126,6 +126,10 @@ class Grid:
         """
         if self.crs is None:
             return np.broadcast_to(np.eye(2), (len(points), 2, 2)).copy()
+        if self._local_metres is not None:
+            a, b, _, d, e, _ = self.transform[:6]
+            plane = np.array([[a, b], [d, e]]) * self._local_metres
+            return np.broadcast_to(plane, (len(points), 2, 2)).copy()
         half = np.array([[0.5, 0.0], [-0.5, 0.0], [0.0, 0.5], [0.0, -0.5]])
         probes = (points[:, None, :] + half[None]).reshape(-1, 2)
         lonlat = np.radians(self.to_lonlat(self.to_world(probes)).reshape(-1, 4, 2))
@@ -145,13 +149,23 @@ class Grid:
         return np.asarray(np.abs(np.linalg.det(self.metric_at(points))), dtype=np.float64)
 
     @cached_property
+    def _local_metres(self) -> float | None:
+        """Metres a unit of a plane that is not tied to the Earth (an engineering CRS); None for others."""
+        from pyproj import CRS
+
+        crs = CRS.from_user_input(self.crs)
+        if not crs.is_engineering:
+            return None
+        return float(crs.axis_info[0].unit_conversion_factor) if crs.axis_info else 1.0
+
+    @cached_property
     def _ellipsoid(self) -> tuple[float, float]:
         from pyproj import CRS
 
         geod = CRS.from_user_input(self.crs).get_geod()
         if geod is None:
             raise InputError(
-                "the CRS has no ellipsoid, so its pixels have no size in metres; assign a known CRS"
+                "the CRS has no ellipsoid, so its pixels have no size in metres; name one with --src-crs"
             )
         return float(geod.a), float(geod.es)
 
@@ -171,7 +185,7 @@ class Grid:
         try:
             crs = CRS.from_user_input(self.crs)
             if crs.geodetic_crs is None:
-                raise InputError("the CRS is not tied to the Earth; assign a known CRS")
+                raise InputError("the CRS is not tied to the Earth; name the right one with --src-crs")
             return Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
         except ProjError as error:
             raise InputError(f"the CRS cannot be used: {str(error).splitlines()[0]}") from error

@@ -97,6 +97,7 @@ class PredictSettings:
     gsd: float | None = None
     bidx: tuple[int, ...] | None = None
     nodata: float | None = None
+    src_crs: str | None = None
     stretch: str | None = None
     bbox: tuple[float, float, float, float] | None = None
     aoi: str | None = None

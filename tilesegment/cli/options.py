@@ -156,6 +156,7 @@ VECTOR = together(
 )
 GDAL = pairs("--gdal", "GDAL configuration option (repeatable).")
 NODATA = option("--nodata", type=float, help="Value of the input that marks invalid pixels too.")
+SRC_CRS = option("--src-crs", help="CRS of the input, where it names none or a wrong one.")
 LOGS = together(
     option(
         "--config",
@@ -180,6 +181,7 @@ SCENE = together(
     option("--gsd", type=float, help="Metres a pixel to predict at; the model's by default."),
     option("-b", "--bidx", type=Parsed("BANDS", numbers(int, None, "1,2,3")), help="Bands, from 1: 1,2,3."),
     NODATA,
+    SRC_CRS,
     option("--stretch", help="Value range: MIN,MAX or percentiles 2%,98%."),
     option(
         "--bbox",

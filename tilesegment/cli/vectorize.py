@@ -20,6 +20,7 @@ from tilesegment.cli import logs, options
 @options.OUTPUT
 @options.VECTOR
 @options.NODATA
+@options.SRC_CRS
 @options.GDAL
 @options.OVERWRITE
 @options.LOGS

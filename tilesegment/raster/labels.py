@@ -20,7 +20,8 @@ from rasterio.windows import Window as RasterioWindow
 from tilesegment.errors import InputError
 from tilesegment.grid import Grid, Window
 from tilesegment.polygons import Polygons
-from tilesegment.raster.source import Scene, gdal_environment, open_file, open_scene
+from tilesegment.raster.opening import open_file
+from tilesegment.raster.source import Scene, gdal_environment, open_scene
 
 # What `read` gives where nothing is known.
 UNKNOWN = 255

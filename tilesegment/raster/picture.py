@@ -23,6 +23,7 @@ from rasterio.windows import Window as RasterioWindow
 from tilesegment.errors import InputError
 from tilesegment.grid import Window
 from tilesegment.raster.source import Pixels, gdal_environment, open_scene
+from tilesegment.raster.upright import upright
 
 # GDAL resamples between grids of one CRS; which one does not matter.
 _ANYWHERE = "EPSG:3857"
@@ -129,7 +130,7 @@ def _opened(path: Path) -> Iterator[Any]:
             # Pictures have no georeference, and need none.
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with gdal_environment(), rasterio.open(path) as dataset:
-                yield dataset
+                yield upright(dataset)
     except RasterioError as error:
         cause: BaseException = error.__cause__ or error
         raise InputError(f"{path}: cannot be read ({' '.join(str(cause).split())})") from error

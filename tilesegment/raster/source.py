@@ -19,13 +19,14 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.env import getenv, hasenv
-from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NodataShadowWarning, RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterioWindow
 
 from tilesegment.errors import InputError, SettingsError
-from tilesegment.grid import Grid, Window
+from tilesegment.grid import Grid, Window, require_crs
+from tilesegment.raster.opening import Additions, first_line, opened
+from tilesegment.raster.upright import Upright
 from tilesegment.settings import parse_bytes
 from tilesegment.tiling.memory import GDAL_CACHE_BYTES
 
@@ -35,13 +36,6 @@ GSD_TOLERANCE = 0.15
 MOST_UPSAMPLING = 8.0
 _CELL = 512
 _COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-_LISTING = "GDAL_DISABLE_READDIR_ON_OPEN"
-_NETWORK = tuple(
-    f"/vsi{name}/"
-    for name in ("curl", "s3", "gs", "az", "adls", "oss", "swift", "hdfs", "webhdfs")
-    for name in (name, f"{name}_streaming")
-)
-_REMOTE = {"http": "/vsicurl/", "https": "/vsicurl/", "s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
 
 
 # Said of scenes with both alpha and nodata: here both are read, each by itself.
@@ -53,7 +47,7 @@ class SceneSpec:
     """How to open a scene, in values that travel to workers.
 
     shape: (rows, columns) of the working grid where it is not the scene's own.
-    raw: read a palette's indices and not its colours.
+    raw: read a palette's indices and not its colours. crs: instead of the scene's own.
     """
 
     path: str
@@ -62,6 +56,7 @@ class SceneSpec:
     shape: tuple[int, int] | None = None
     gdal: tuple[tuple[str, str], ...] = ()
     raw: bool = False
+    crs: str | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +100,7 @@ def open_scene(
     size: tuple[int, int] | None = None,
     gdal: tuple[tuple[str, str], ...] = (),
     raw: bool = False,
+    crs: str | None = None,
 ) -> Scene:
     """Open a scene for reading on the grid that a model wants.
 
@@ -115,15 +111,18 @@ def open_scene(
     gsd: metres a pixel to read at; a scene within 15 % of it is read as it is.
     size: (rows, columns) to read a picture without a CRS at.
     raw: read a palette's indices and not its colours, as class rasters need.
+    crs: instead of the scene's own, which may be missing or unknown.
 
     Raises InputError where the file cannot be used, SettingsError where bands or nodata do not fit it.
     """
     name = os.fspath(path)
+    if crs is not None:
+        require_crs(crs, "--src-crs")
     with gdal_environment(gdal):
-        with _open(name, None, raw=True) as (dataset, _):
+        with opened(name, Additions(colours=False)) as (dataset, _):
             chosen = _choose_bands(name, dataset, bands, raw)
             fitting = _fitting_nodata(name, dataset, nodata)
-            spec = SceneSpec(name, chosen, fitting, None, gdal, raw)
+            spec = SceneSpec(name, chosen, fitting, None, gdal, raw, crs)
         scene = Scene(spec)
         shape = _working_shape(scene, gsd, size)
         if shape is not None:
@@ -140,7 +139,7 @@ class Scene:
 
     def __init__(self, spec: SceneSpec) -> None:
         self.spec = spec
-        self._opened = _open(spec.path, spec.nodata, spec.raw)
+        self._opened = opened(spec.path, Additions(spec.nodata, spec.crs, colours=not spec.raw))
         self._dataset, self._masks = self._opened.__enter__()
         self.native = _grid(self._dataset)
         self.grid = self.native if spec.shape is None else self.native.resized(*spec.shape)
@@ -207,6 +206,8 @@ class Scene:
             notes.append(f"bands {used} of {dataset.count} are read; choose others with --bidx")
         if not self.native.has_georeference:
             notes.append("no CRS: the pixel size is unknown, so the scene is read as it is")
+        if isinstance(self._dataset, Upright):
+            notes.append("turned upright, as its EXIF orientation says")
         if isinstance(self._dataset, WarpedVRT):
             notes.append("only ground control points: the scene is warped to their CRS")
         return notes
@@ -289,7 +290,7 @@ class Scene:
         except (RasterioError, ValueError) as error:
             raise InputError(
                 f"{self.path}: damaged, rows {int(source.row_off)} to "
-                f"{int(source.row_off + source.height)} cannot be read ({_first_line(error)})"
+                f"{int(source.row_off + source.height)} cannot be read ({first_line(error)})"
             ) from error
         if values.dtype.kind == "f":
             finite = np.isfinite(values).all(axis=0)
@@ -348,80 +349,6 @@ class _AlphaBand:
 
     def read_masks(self, band: int, **options: Any) -> NDArray[Any]:
         return np.asarray(self.dataset.read(band, **options))
-
-
-@contextmanager
-def _open(path: str, nodata: float | None, raw: bool) -> Iterator[tuple[Any, list[Any]]]:
-    """The dataset to read, and the datasets whose masks count."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            original = open_file(path)
-        except (RasterioError, UnicodeError, OSError) as error:
-            raise InputError(_cannot_open(path, error)) from error
-        opened = [original]
-        try:
-            if original.count == 0:
-                inside = len(original.subdatasets)
-                advice = f"; name one of its {inside} sub-datasets" if inside else ""
-                raise InputError(f"{path}: no bands to read{advice}")
-            dataset = original
-            options = []
-            # GDAL knows one value a band: a declared one stays its own, and the other is looked for here.
-            if nodata is not None and all(value is None for value in original.nodatavals):
-                options.append(f"a_nodata={nodata:.17g}")
-            if original.colorinterp[0] == ColorInterp.palette and not raw:
-                options.append("expand=rgb")
-            if options:
-                dataset = open_file(f"vrt://{_gdal_name(path)}?{'&'.join(options)}", is_remote(path))
-                opened.append(dataset)
-            points, points_crs = dataset.gcps
-            if points and dataset.crs is None and dataset.transform.is_identity:
-                dataset = WarpedVRT(dataset, src_crs=points_crs, crs=points_crs, add_alpha=True)
-                opened.append(dataset)
-            yield dataset, [dataset if isinstance(dataset, WarpedVRT) else original]
-        except RasterioError as error:
-            raise InputError(_cannot_open(path, error)) from error
-        finally:
-            for handle in reversed(opened):
-                handle.close()
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path lies beyond a network."""
-    scheme, separator, _ = path.partition("://")
-    return bool(separator and scheme in _REMOTE) or path.startswith(_NETWORK)
-
-
-def open_file(path: str, remote: bool | None = None) -> Any:
-    """Open with what lies beside it (world files, `.aux.xml`, `.msk`, `.ovr`, headers); over a network
-    nobody asks for a listing of the folder, unless the user says otherwise."""
-    far = is_remote(path) if remote is None else remote
-    if not far or _LISTING in os.environ or (hasenv() and _LISTING in getenv()):
-        return rasterio.open(path)
-    with rasterio.Env(**{_LISTING: "EMPTY_DIR"}):
-        return rasterio.open(path)
-
-
-def _gdal_name(path: str) -> str:
-    scheme, separator, rest = path.partition("://")
-    if not separator or scheme not in _REMOTE:
-        return path
-    return _REMOTE[scheme] + (path if scheme.startswith("http") else rest)
-
-
-def _cannot_open(path: str, error: Exception) -> str:
-    if "://" not in path and not path.startswith("/vsi") and ":" not in path[2:]:
-        if not os.path.exists(path):
-            return f"{path}: no such file"
-        if os.path.isfile(path) and os.path.getsize(path) == 0:
-            return f"{path}: the file is empty (0 bytes)"
-    return f"{path}: not a raster that GDAL can open ({_first_line(error)})"
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error.__cause__ or error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _grid(dataset: Any) -> Grid:

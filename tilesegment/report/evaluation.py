@@ -21,7 +21,7 @@ from tilesegment.evaluate.summary import ObjectResult
 from tilesegment.grid import Window
 from tilesegment.model.card import ModelClass
 from tilesegment.raster.labels import UNKNOWN
-from tilesegment.vector.write import add_style, layer_style
+from tilesegment.vector.style import add_style, layer_style
 
 HIT, MISSED, FALSE = "hit", "missed", "false"
 COLOURS = {HIT: (40, 160, 80), MISSED: (40, 90, 220), FALSE: (220, 50, 40)}

@@ -81,6 +81,7 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
         gsd=settings.gsd or card.gsd,
         size=card.image_size,
         gdal=settings.gdal,
+        crs=settings.src_crs,
     ) as scene:
         if scene.bands != len(card.bands):
             raise SettingsError(
@@ -298,6 +299,7 @@ def _prediction_key(job: Job, scene: Scene) -> dict[str, Any]:
         "input": scene_identity(scene),
         "bands": list(job.scene.bands),
         "nodata": job.scene.nodata,
+        "crs": scene.grid.crs,
         "grid": [scene.grid.height, scene.grid.width],
         "region": [region.row, region.col, region.height, region.width],
         "aoi": None if job.aoi is None else hashlib.sha256(job.aoi).hexdigest(),

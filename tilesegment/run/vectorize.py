@@ -46,6 +46,7 @@ def vectorize_raster(
     settings: VectorSettings,
     *,
     nodata: float | None = None,
+    src_crs: str | None = None,
     lco: tuple[tuple[str, str], ...] = (),
     gdal: tuple[tuple[str, str], ...] = (),
     overwrite: bool = False,
@@ -61,7 +62,10 @@ def vectorize_raster(
     outputs.check(source)
     if not overwrite:
         outputs.refuse_existing()
-    with gdal_environment(gdal), open_scene(source, bands=1, nodata=nodata, gdal=gdal, raw=True) as scene:
+    with (
+        gdal_environment(gdal),
+        open_scene(source, bands=1, nodata=nodata, gdal=gdal, raw=True, crs=src_crs) as scene,
+    ):
         outputs.spare(scene.files)
         _refuse_pictures(scene)
         grid = scene.grid

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -21,8 +20,9 @@ from tilesegment.errors import OutputError, SettingsError
 from tilesegment.grid import Grid
 from tilesegment.model.card import ModelClass
 from tilesegment.vector.attributes import attribute_columns
-from tilesegment.vector.rings import Geometries
+from tilesegment.vector.project import crosses_180, projector, projjson, to_world, wkt
 from tilesegment.vector.seams import Features
+from tilesegment.vector.style import add_style, layer_style
 
 DRIVERS = {
     ".gpkg": "GPKG",
@@ -92,15 +92,18 @@ def write_layer(path: Path, layer: Layer, batches: Iterator[Features]) -> int:
 
 
 def check_layer(path: Path, layer: Layer) -> None:
-    """The layer's name is looked at, and layer creation options are tried on one polygon, before anything
-    is predicted.
+    """The layer's name and its CRS are looked at, and layer creation options are tried on one polygon,
+    before anything is predicted.
 
-    Raises SettingsError where the driver refuses or remarks on them.
+    Raises SettingsError where they cannot be used, or the driver remarks on them.
     """
     if path.suffix.lower() == ".gpkg" and _RESERVED.match(layer.name):
         raise SettingsError(
             f"layer {layer.name!r}: GeoPackage keeps names like this for itself; give another with --layer"
         )
+    target = _target_crs(layer, DRIVERS[path.suffix.lower()])
+    if target is not None and target != layer.grid.crs:
+        projector(layer.grid.crs, target)
     if not layer.options:
         return
     named = " ".join(f"--lco {name}={value}" for name, value in layer.options)
@@ -161,7 +164,7 @@ def _record_batches(
             continue
         columns = attribute_columns(features, layer.grid, names, layer.confidence)
         arrays = [pa.array(values, from_pandas=True) for values in columns.values()]
-        geometry = _to_crs(features.geometry, layer, target)
+        geometry = to_world(features.geometry, layer.grid, target)
         arrays.append(pa.array(shapely.to_wkb(geometry, byte_order=1)))
         yield pa.RecordBatch.from_arrays(
             [array.cast(kind) for array, kind in zip(arrays, schema.types, strict=True)], schema=schema
@@ -185,25 +188,6 @@ def _schema(driver: str) -> Any:
     return pa.schema([*fields, pa.field("geometry", pa.binary(), metadata=wkb)])
 
 
-def _to_crs(geometry: Geometries, layer: Layer, target: str | None) -> Geometries:
-    """Pixel coordinates to the file's CRS; outlines counter-clockwise."""
-    world = shapely.transform(geometry, layer.grid.to_world)
-    if target is not None and target != layer.grid.crs:
-        world = shapely.transform(world, _projector(layer.grid.crs, target))
-    return np.asarray(shapely.orient_polygons(world))
-
-
-def _projector(source: str | None, target: str) -> Any:
-    from pyproj import Transformer
-
-    transformer = Transformer.from_crs(source, target, always_xy=True)
-
-    def project(points: Any) -> Any:
-        return np.column_stack(transformer.transform(points[:, 0], points[:, 1]))
-
-    return project
-
-
 def _write_ogr(path: Path, driver: str, layer: Layer, target: str | None, tables: Any) -> None:
     import pyarrow as pa
     from pyogrio.errors import DataSourceError, FeatureError, FieldError, GeometryError
@@ -214,6 +198,7 @@ def _write_ogr(path: Path, driver: str, layer: Layer, target: str | None, tables
     geojson["DESCRIPTION"] = "; ".join(f"{name}: {text}" for name, text in layer.metadata.items())
     options = {"GeoJSON": geojson, "GPKG": {"GEOMETRY_NAME": "geom"}}.get(driver, {})
     options = {**options, **{key.upper(): value for key, value in layer.options}}
+    multi = layer.multi or crosses_180(layer.grid, target)
     metadata = layer.metadata if driver in ("GPKG", "FlatGeobuf") else None
     reader = pa.RecordBatchReader.from_batches(_schema(driver), tables)
     try:
@@ -226,8 +211,8 @@ def _write_ogr(path: Path, driver: str, layer: Layer, target: str | None, tables
                 layer=layer.name,
                 driver=driver,
                 geometry_name="geometry",
-                geometry_type="MultiPolygon" if layer.multi else "Polygon",
-                crs=_wkt(target),
+                geometry_type="MultiPolygon" if multi else "Polygon",
+                crs=wkt(target),
                 layer_options=options,
                 layer_metadata=metadata if driver == "FlatGeobuf" else None,
                 dataset_metadata=metadata if driver == "GPKG" else None,
@@ -240,15 +225,16 @@ def _write_parquet(path: Path, layer: Layer, target: str | None, tables: Any) ->
     import pyarrow.parquet as pq
 
     schema = _schema("Parquet")
+    kinds = ["Polygon", "MultiPolygon"] if crosses_180(layer.grid, target) else ["Polygon"]
     geo = {
         "version": "1.0.0",
         "primary_column": "geometry",
         "columns": {
             "geometry": {
                 "encoding": "WKB",
-                "geometry_types": ["MultiPolygon" if layer.multi else "Polygon"],
+                "geometry_types": ["MultiPolygon"] if layer.multi else kinds,
                 "orientation": "counterclockwise",
-                "crs": _projjson(target),
+                "crs": projjson(target),
             }
         },
     }
@@ -264,64 +250,7 @@ def _write_parquet(path: Path, layer: Layer, target: str | None, tables: Any) ->
         raise SettingsError(f"--lco: {str(error).split(') ')[-1]} (Parquet)") from error
 
 
-def _wkt(crs: str | None) -> str | None:
-    from pyproj import CRS
-
-    return None if crs is None else CRS.from_user_input(crs).to_wkt()
-
-
-def _projjson(crs: str | None) -> Any:
-    from pyproj import CRS
-
-    return None if crs is None else CRS.from_user_input(crs).to_json_dict()
-
-
 def _shapefile_metadata(metadata: dict[str, str]) -> str:
     """Provenance as the metadata (FGDC) that lies beside a Shapefile."""
     text = escape("; ".join(f"{name}: {words}" for name, words in metadata.items()))
     return f"<metadata><idinfo><descript><abstract>{text}</abstract></descript></idinfo></metadata>\n"
-
-
-def layer_style(labels: dict[int, ModelClass], column: str = "class") -> str:
-    """A QGIS style (QML): outlines and light fills in the classes' colours, by the names in a column."""
-    categories, symbols = [], []
-    for number, entry in enumerate(labels.values()):
-        name = entry.name.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-        red, green, blue = entry.colour
-        categories.append(f'<category render="true" symbol="{number}" value="{name}" label="{name}"/>')
-        symbols.append(
-            f'<symbol type="fill" name="{number}" alpha="1"><layer class="SimpleFill">'
-            f'<Option type="Map"><Option type="QString" name="color" value="{red},{green},{blue},90"/>'
-            f'<Option type="QString" name="outline_color" value="{red},{green},{blue},255"/>'
-            '<Option type="QString" name="outline_width" value="0.4"/>'
-            '<Option type="QString" name="style" value="solid"/></Option></layer></symbol>'
-        )
-    return (
-        '<!DOCTYPE qgis PUBLIC "http://mrcc.com/qgis.dtd" "SYSTEM"><qgis styleCategories="Symbology">'
-        f'<renderer-v2 type="categorizedSymbol" attr="{column}" forceraster="0" enableorderby="0">'
-        f"<categories>{''.join(categories)}</categories><symbols>{''.join(symbols)}</symbols>"
-        "</renderer-v2></qgis>"
-    )
-
-
-def add_style(path: Path, name: str, style: str) -> None:
-    """QGIS reads the default style of a GeoPackage's layer from its table `layer_styles`."""
-    with sqlite3.connect(path) as database:
-        database.execute(
-            "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, "
-            "f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256), "
-            "f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT, "
-            "useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30), "
-            "update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"
-        )
-        database.execute(
-            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
-            "f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner) "
-            "VALUES ('', '', ?, 'geom', 'classes', ?, '', 1, 'written by tilesegment', '')",
-            (name, style),
-        )
-        database.execute(
-            "INSERT INTO gpkg_contents (table_name, data_type, identifier) "
-            "VALUES ('layer_styles', 'attributes', 'layer_styles')"
-        )
-    database.close()
