@@ -9,7 +9,7 @@ import numpy as np
 import rasterio
 from PIL import Image
 
-from tilesegment.datasets.tables import CAMVID_11, CAMVID_32, CITYSCAPES
+from tilesegment.datasets.tables import CAMVID_11, CAMVID_32, CITYSCAPES, COCO
 from tilesegment.model.card import default_colours
 
 
@@ -160,7 +160,7 @@ def coco(root: Path, count: int = 4, height: int = 60, width: int = 80) -> Path:
             )  # fmt: skip
         file = root / "annotations" / f"instances_{part}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
-        categories = [{"id": number, "name": str(number)} for number in (1, 3, 90)]
+        categories = [{"id": number, "name": COCO[number]} for number in (1, 3, 90)]
         file.write_text(
             json.dumps({"images": images, "annotations": annotations, "categories": categories})
         )

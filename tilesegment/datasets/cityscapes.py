@@ -48,7 +48,7 @@ def _pairs(images: Path, labels: Path, kind: str) -> list[Pair]:
     if not images.is_dir():
         return []
     found, no_label, _ = partners(
-        sorted(images.glob("*/*.png")), sorted(labels.glob(f"*/*_gtFine_{kind}.png"))
+        sorted(images.glob("*/[!.]*.png")), sorted(labels.glob(f"*/[!.]*_gtFine_{kind}.png"))
     )
     if no_label:
         raise InputError(f"{no_label[0]}: no *_gtFine_{kind}.png in {labels}")

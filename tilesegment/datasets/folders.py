@@ -15,6 +15,7 @@ from tilesegment.datasets.labels import (
     palette_of,
     shared_colours,
 )
+from tilesegment.datasets.lists import read_text
 from tilesegment.datasets.pairs import Pair, PairReader, first_folder, paired, pictures_in
 from tilesegment.datasets.sample import IGNORE, SPLITS
 from tilesegment.datasets.split import split
@@ -100,17 +101,19 @@ def _palette(root: Path, palette: str | Mapping[str, Sequence[int]] | None) -> t
             ModelClass(str(name), _colour(colour, "data.palette")) for name, colour in palette.items()
         )
     path = root / (palette or "class_dict.csv")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: no palette there ({error}); give one with data.palette") from error
+    if not path.is_file():
+        raise InputError(f"{path}: no palette there; give one with data.palette")
+    text = read_text(path)
     if path.suffix.lower() == ".json":
         return _from_json(text, path)
-    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row]
-    try:
-        entries = tuple(ModelClass(name, _colour(colour, str(path))) for name, *colour in rows[1:])
-    except ValueError as error:
-        raise InputError(f"{path}: lines of name,r,g,b are expected ({error})") from error
+    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if any(row)]
+    # The first line may be headings.
+    if rows and not all(cell.isdigit() for cell in rows[0][1:4]):
+        rows = rows[1:]
+    for number, row in enumerate(rows, start=1):
+        if len(row) < 4:
+            raise InputError(f"{path}: entry {number} ({','.join(row)}) is not name,r,g,b")
+    entries = tuple(ModelClass(name, _colour(colour, str(path))) for name, *colour in rows)
     if not entries:
         raise InputError(f"{path}: names no class")
     return entries

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilesegment.datasets.buildings import label_of_boxes
+from tilesegment.datasets.lists import composed
 from tilesegment.datasets.sample import IGNORE, Sample
 from tilesegment.errors import InputError
 from tilesegment.model.card import ModelClass
@@ -58,7 +59,12 @@ def pictures_in(folder: Path) -> list[Path]:
     """All picture files of a folder, sorted. Raises InputError where there is none."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    # Names with a dot are hidden: macOS leaves `._NAME.png` beside NAME.png on other systems' disks.
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in PICTURES and not path.name.startswith(".")
+    )
     if not found:
         raise InputError(f"{folder}: holds no picture ({' '.join(PICTURES)})")
     return found
@@ -66,7 +72,7 @@ def pictures_in(folder: Path) -> list[Path]:
 
 def stem_of(path: Path) -> str:
     """The name that a picture and its label share."""
-    stem, before = path.stem, ""
+    stem, before = composed(path.stem), ""
     while stem != before:
         before, stem = stem, _ENDINGS.sub("", stem)
     return stem

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tilesegment.datasets.lists import composed, find_named, read_lines
 from tilesegment.datasets.sample import SPLITS
 from tilesegment.errors import InputError, SettingsError
 from tilesegment.settings import nearest
@@ -83,17 +84,9 @@ def _by_place(
 
 
 def _by_list(names: Sequence[str], setting: Mapping[str, Any], where: str) -> dict[str, list[int]]:
-    at = {name: index for index, name in enumerate(names)}
+    at = {composed(name): index for index, name in enumerate(names)}
     found: dict[str, list[int]] = {name: [] for name in SPLITS}
     for part, file in setting.items():
         path = Path(where) / file
-        try:
-            lines = path.read_text(encoding="utf-8").split()
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        for line in lines:
-            stem = line if line in at else Path(line).stem
-            if stem not in at:
-                raise InputError(f"{path}: names {line!r}, which is not there{nearest(stem, names)}")
-            found[part].append(at[stem])
-    return {name: sorted(indices) for name, indices in found.items()}
+        found[part] = [k for line in read_lines(path) for k in find_named(line, at, path)]
+    return {name: sorted(set(indices)) for name, indices in found.items()}

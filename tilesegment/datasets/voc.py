@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tilesegment.datasets.download import fetch_archive
 from tilesegment.datasets.labels import Indices
+from tilesegment.datasets.lists import composed, find_named, read_lines
 from tilesegment.datasets.pairs import Pair, PairReader
 from tilesegment.datasets.sample import IGNORE
 from tilesegment.datasets.tables import VOC
@@ -39,13 +40,18 @@ def open_voc(root: Path, *, masks: str = _MASKS, download: bool = False, url: st
 
 def _pairs(base: Path, name: str, masks: str) -> list[Pair]:
     path = base / "ImageSets" / "Segmentation" / f"{name}.txt"
-    try:
-        names = path.read_text(encoding="ascii").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-    found = [(n, base / "JPEGImages" / f"{n}.jpg", base / masks / f"{n}.png") for n in names]
-    for _, *files in found:
-        for file in files:
-            if not file.is_file():
-                raise InputError(f"{file}: is named by {path.name}, and is not there")
-    return [Pair(name, image, label) for name, image, label in found]
+    pictures, labels = _by_stem(base / "JPEGImages", ".jpg"), _by_stem(base / masks, ".png")
+    pairs = []
+    for line in read_lines(path):
+        for image in find_named(line, pictures, path):
+            name = composed(image.stem)
+            if name not in labels:
+                raise InputError(f"{base / masks / name}.png: is named by {path.name}, and is not there")
+            pairs.append(Pair(image.stem, image, labels[name]))
+    return pairs
+
+
+def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    return {composed(path.stem): path for path in folder.iterdir() if path.suffix.lower() == suffix}

@@ -1,0 +1,130 @@
+"""COCO's annotation files as programs really write them: read into plain values, or refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tilesegment.errors import InputError
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One instance. segmentation: as the file has it; area: in pixels, None where it is not said."""
+
+    id: str
+    category: int
+    segmentation: Any
+    area: float | None
+    crowd: bool
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture. shape: (rows, columns), None where it is not said; annotations in the order of ids."""
+
+    file: str
+    shape: tuple[int, int] | None
+    annotations: tuple[Annotation, ...]
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """An annotation file. categories: names by id, ascending; None where there are none."""
+
+    path: str
+    pictures: tuple[Picture, ...]
+    categories: dict[int, str] | None
+    notes: tuple[str, ...]
+
+
+def read_coco(path: str, loaded: Any) -> CocoFile:
+    """A file's JSON as plain values. Ids may be text where numbers are usual, and the other way round; what
+    can be known from elsewhere (sizes, areas) may be missing.
+
+    Raises InputError where a picture or an annotation cannot be understood, naming it.
+    """
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path}: holds a {type(loaded).__name__} where COCO has an object with images")
+    images = _list(path, loaded, "images")
+    by_picture: dict[str, list[Annotation]] = {}
+    for number, entry in enumerate(_list(path, loaded, "annotations")):
+        where = f"{path}: annotation {_id(entry, number)}"
+        _require(entry, ("image_id", "category_id"), where)
+        by_picture.setdefault(str(entry["image_id"]), []).append(_annotation(entry, number, where))
+    pictures = {}
+    for number, entry in enumerate(images):
+        where = f"{path}: picture {_id(entry, number)}"
+        _require(entry, ("id", "file_name"), where)
+        key = str(entry["id"])
+        if key in pictures:
+            raise InputError(f"{where}: its id is in the file twice")
+        size = [entry.get("height"), entry.get("width")]
+        shape = None if None in size else (_whole(size[0], where), _whole(size[1], where))
+        found = sorted(by_picture.pop(key, []), key=lambda annotation: _order(annotation.id))
+        pictures[key] = Picture(str(entry["file_name"]), shape, tuple(found))
+    notes = []
+    if by_picture:
+        orphans = sum(map(len, by_picture.values()))
+        shown = next(iter(by_picture))
+        notes.append(
+            f"{path}: {orphans} annotations are of pictures that it does not list, such as {shown}"
+        )
+    order = sorted(pictures, key=_order)
+    return CocoFile(path, tuple(pictures[k] for k in order), _categories(path, loaded), tuple(notes))
+
+
+def _categories(path: str, loaded: dict[str, Any]) -> dict[int, str] | None:
+    found = {}
+    for number, entry in enumerate(loaded.get("categories") or []):
+        where = f"{path}: category {_id(entry, number)}"
+        _require(entry, ("id", "name"), where)
+        found[_whole(entry["id"], where)] = str(entry["name"])
+    return dict(sorted(found.items())) or None
+
+
+def _annotation(entry: dict[str, Any], number: int, where: str) -> Annotation:
+    area = entry.get("area")
+    if area is not None and not isinstance(area, int | float):
+        raise InputError(f"{where}: its area {area!r} is no number")
+    return Annotation(
+        _id(entry, number),
+        _whole(entry["category_id"], where),
+        entry.get("segmentation"),
+        area,
+        bool(entry.get("iscrowd")),
+    )
+
+
+def _list(path: str, loaded: dict[str, Any], name: str) -> list[Any]:
+    found = loaded.get(name)
+    if not isinstance(found, list):
+        raise InputError(f"{path}: has no list of {name}")
+    return found
+
+
+def _require(entry: Any, names: tuple[str, ...], where: str) -> None:
+    for name in names:
+        if not isinstance(entry, dict) or entry.get(name) is None:
+            raise InputError(f"{where}: has no {name}")
+
+
+def _id(entry: Any, number: int) -> str:
+    """How an entry is called in messages and sorted: its id, or its place in the list."""
+    found = entry.get("id") if isinstance(entry, dict) else None
+    return str(number if found is None else found)
+
+
+def _order(text: str) -> tuple[bool, int, str]:
+    """Numbers as numbers, before other words."""
+    return (not text.isdigit(), int(text) if text.isdigit() else 0, text)
+
+
+def _whole(value: Any, where: str) -> int:
+    try:
+        number = int(value)
+        if number != float(value) or number < 0:
+            raise ValueError
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: {value!r} is no whole number") from error
+    return number
