@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
+import rasterio
+import shapely
 import yaml
+from PIL import Image
 
 from tilesegment.errors import TilesegmentError
 
@@ -156,3 +161,89 @@ def test_vectorize_reports_json_on_stdout(make_raster: Callable[..., Path], tmp_
 def test_every_error_is_also_a_builtin_one() -> None:
     for kind in TilesegmentError.__subclasses__():
         assert issubclass(kind, ValueError | OSError | RuntimeError), kind
+
+
+class TestOneLine:
+    """Whatever goes wrong, in whatever form it was asked for."""
+
+    @pytest.mark.parametrize(
+        "arguments", [["predict", "x.tif"], ["predict", "x.tif", "-o", "y.gpkg", "--tile", "q"]]
+    )
+    def test_usage_errors_as_json_and_quietly(self, arguments: list[str]) -> None:
+        for more in (["--log-format", "json"], ["--log-format=json"]):
+            done = run(*arguments, *more)
+            assert done.returncode == 2
+            line = json.loads(done.stderr)
+            assert line["level"] == "error"
+            assert "Usage" not in line["message"]
+        done = run(*arguments, TILESEGMENT_LOG_FORMAT="json")
+        assert json.loads(done.stderr)["level"] == "error"
+        assert len(run(*arguments, "-q").stderr.splitlines()) == 1
+        assert run(*arguments).stderr.startswith("Usage: tilesegment predict")
+
+    def test_pictures_without_a_place_are_predicted_quietly(self, tmp_path: Path) -> None:
+        picture = np.random.default_rng(1).integers(0, 255, (40, 50, 3)).astype(np.uint8)
+        Image.fromarray(picture).save(tmp_path / "p.png")
+        done = run("predict", tmp_path / "p.png", "-o", tmp_path / "m.tif", "-q")
+        assert (done.returncode, done.stderr) == (0, "")
+
+    def test_an_area_of_several_layers(self, tmp_path: Path) -> None:
+        box = shapely.box(354000, 3056994, 354003, 3057000)
+        for name in ("first", "second"):
+            frame = geopandas.GeoDataFrame(geometry=[box], crs="EPSG:32645")
+            frame.to_file(tmp_path / "a.gpkg", layer=name)
+        values = np.random.default_rng(1).integers(0, 255, (3, 40, 50)).astype(np.uint8)
+        place = rasterio.Affine(0.15, 0, 354000, 0, -0.15, 3057000)
+        with rasterio.open(
+            tmp_path / "s.tif", "w", driver="GTiff", dtype="uint8", count=3, height=40, width=50,
+            crs="EPSG:32645", transform=place,
+        ) as dataset:  # fmt: skip
+            dataset.write(values)
+        done = run("predict", tmp_path / "s.tif", "-o", tmp_path / "m.tif", "--aoi", tmp_path / "a.gpkg")
+        assert done.returncode == 0
+        assert done.stderr.splitlines()[0].endswith(
+            "a.gpkg: the first of its layers is read (first, second)"
+        )
+        assert "UserWarning" not in done.stderr
+
+    def test_vectorize_prints_its_settings(self, tmp_path: Path) -> None:
+        done = run(
+            "vectorize", "m.tif", "-o", "r.gpkg", "--min-area", "3px", "--lco", "A=b", "--print-config"
+        )
+        assert done.returncode == 0
+        loaded = yaml.safe_load(done.stdout)
+        assert (loaded["min_area"], loaded["lco"], loaded["connectivity"]) == ("3px", {"A": "b"}, 4)
+        (tmp_path / "c.yaml").write_text(done.stdout)
+        again = run("vectorize", "m.tif", "-o", "r.gpkg", "--config", tmp_path / "c.yaml", "--print-config")
+        assert yaml.safe_load(again.stdout) == loaded
+
+
+class TestStopped:
+    """What is said of a stopped run is what is there."""
+
+    def test_nothing_was_saved(self, tmp_path: Path) -> None:
+        code = (
+            "import os, signal\nfrom tilesegment.cli import main\n"
+            "from tilesegment.run import pipeline\n"
+            "pipeline.prepare = lambda *a: os.kill(os.getpid(), signal.SIGTERM)\n"
+            f"main.main(['predict', 'x.tif', '-o', '{tmp_path}/r.tif'])"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (143, "error: stopped\n")
+
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+    def test_blocks_were_saved(self, tmp_path: Path, number: int, code: int) -> None:
+        script = (
+            "import os\nfrom tilesegment.cli import main\n"
+            "from tilesegment.run import pipeline\n"
+            f"pipeline._write_outputs = lambda *a: os.kill(os.getpid(), {int(number)})\n"
+            f"main.main(['predict', '{tmp_path}/s.png', '-o', '{tmp_path}/r.tif', '-q'])"
+        )
+        picture = np.random.default_rng(1).integers(0, 255, (40, 50, 3)).astype(np.uint8)
+        Image.fromarray(picture).save(tmp_path / "s.png")
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+        assert done.returncode == code
+        assert done.stderr.lstrip() == (
+            "error: stopped; 1 finished blocks are saved: the same command goes on from there\n"
+        )
+        assert run("predict", tmp_path / "s.png", "-o", tmp_path / "r.tif", "-q").returncode == 0

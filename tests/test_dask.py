@@ -18,7 +18,8 @@ import pytest
 import rasterio
 
 import tilesegment
-from tilesegment.errors import SettingsError
+from tilesegment.errors import InputError, SettingsError
+from tilesegment.run import executor
 from tilesegment.tiling import memory
 
 
@@ -173,3 +174,79 @@ def test_a_scheduler_that_is_not_there(scene: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no scheduler answers"):
         tilesegment.predict(scene, tmp_path / "r.gpkg", scheduler="tcp://127.0.0.1:1")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "address", ["nonsense", "tcp://", "tcp://host", "http://host:80", "host:port", "", "a b:1"]
+)
+def test_what_is_no_address_is_said_at_once(scene: Path, tmp_path: Path, address: str) -> None:
+    begin = time.monotonic()
+    with pytest.raises(SettingsError, match="is no address"):
+        tilesegment.predict(scene, tmp_path / "r.gpkg", scheduler=address)
+    assert time.monotonic() - begin < 5
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:8786", "node-7:8786", "tls://[::1]:8786"])
+def test_addresses(address: str) -> None:
+    executor.check_scheduler(address)
+
+
+def test_paths_and_errors_on_workers_elsewhere(
+    scene: Path, reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers started in another folder find what was named relative to ours, and what they cannot find
+    comes back as one line that names the path."""
+    file, elsewhere, here = tmp_path / "scheduler.json", tmp_path / "elsewhere", tmp_path / "here"
+    elsewhere.mkdir()
+    here.mkdir()
+    (here / "scene.tif").write_bytes(scene.read_bytes())
+    monkeypatch.chdir(elsewhere)
+    processes = [
+        start_dask(
+            "dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
+            "--scheduler-file", str(file),
+        ),
+        start_dask(
+            "dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny", "--no-dashboard",
+        ),
+    ]  # fmt: skip
+    try:
+        address = wait_for(lambda: scheduler_address(file, workers=1))
+        monkeypatch.chdir(here)
+        out = Path("r.gpkg")
+        tilesegment.predict(Path("scene.tif"), out, mask=Path("m.tif"), scheduler=address, **SETTINGS)
+        with rasterio.open("m.tif") as dataset:
+            same((geopandas.read_file(out), dataset.read(1)), reference)
+        # A scene that this process alone can see: its file goes once it was looked at.
+        real = executor._absolute
+
+        def gone(task: Any) -> Any:
+            found = real(task)
+            Path("scene.tif").unlink(missing_ok=True)
+            return found
+
+        monkeypatch.setattr(executor, "_absolute", gone)
+        with pytest.raises(InputError, match=r"here/scene\.tif: no such file \(worker tcp:"):
+            tilesegment.predict(Path("scene.tif"), out, scheduler=address, overwrite=True, **SETTINGS)
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            process.wait(20)
+
+
+def test_a_full_disk_under_workers_is_one_line(scene: Path, tmp_path: Path) -> None:
+    """The disk is played by the largest size that files may have."""
+    done = subprocess.run(
+        [
+            "bash", "-c",
+            f"ulimit -f 8; exec {sys.executable} -m tilesegment predict {scene} -o {tmp_path}/r.tif "
+            "--workers 2",
+        ],
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 1
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert "cannot save a block (File too large); free the disk" in lines[0]
+    assert not (tmp_path / "r.tif").exists()

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import traceback
+from itertools import pairwise
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -28,6 +29,7 @@ _PREFIX = "TILESEGMENT_"
 # Read elsewhere: where converted models are kept, and by the tests.
 _OTHER_VARIABLES = ("TILESEGMENT_CACHE", "TILESEGMENT_DATA", "TILESEGMENT_REQUIRE_DATA")
 _SIGTERM_EXIT = 143
+_terminated = False
 _SIGINT_EXIT = 130
 
 
@@ -60,6 +62,8 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 all done, 1 failure, 2 usage, 130/143 stopped by a signal."""
     signal.signal(signal.SIGTERM, _terminate)
+    # The libraries' copies of GDAL print warnings by themselves; what they fail in is raised.
+    os.environ.setdefault("CPL_LOG", os.devnull)
     sys.exit(_run(arguments))
 
 
@@ -70,13 +74,16 @@ def _run(arguments: list[str] | None) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        error.show()
+        _show_usage(error, sys.argv[1:] if arguments is None else arguments)
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        return _stopped(_SIGINT_EXIT)
-    except Terminated:
-        return _stopped(_SIGTERM_EXIT)
+    except (KeyboardInterrupt, click.Abort) as error:
+        return _stopped(_SIGINT_EXIT, error)
+    except Terminated as error:
+        return _stopped(_SIGTERM_EXIT, error)
     except TilesegmentError as error:
+        if _terminated:
+            # Processes of ours were stopped too, and one of them was noticed first.
+            return _stopped(_SIGTERM_EXIT, error)
         _say(str(error))
         return 2 if isinstance(error, SettingsError) else 1
     except MemoryError:
@@ -112,10 +119,26 @@ def _say(message: str) -> None:
         traceback.print_exc()
 
 
-def _stopped(code: int) -> int:
-    _say("stopped; what was finished is saved: the same command (train: with --resume) goes on from there")
+def _stopped(code: int, error: BaseException) -> int:
+    # Click puts an exception of its own in the place of an interrupt.
+    _say("; ".join(["stopped", *getattr(error.__cause__ or error, "__notes__", [])]))
     return code
 
 
+def _show_usage(error: click.ClickException, arguments: list[str]) -> None:
+    """A usage error, before any option is known to be right: one line where lines were asked for."""
+    from tilesegment.cli import logs
+
+    as_json = "--log-format=json" in arguments or ("--log-format", "json") in pairwise(arguments)
+    if as_json or os.environ.get("TILESEGMENT_LOG_FORMAT") == "json":
+        logs.start(0, "json")
+    elif not {"-q", "--quiet"} & set(arguments):
+        error.show()
+        return
+    _say(error.format_message())
+
+
 def _terminate(number: int, frame: FrameType | None) -> Any:
+    global _terminated
+    _terminated = True
     raise Terminated

@@ -117,6 +117,21 @@ def given(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) not in (ParameterSource.DEFAULT, None)
 
 
+def as_yaml(settings: dict[str, Any]) -> str:
+    """Settings as a file that `--config` reads."""
+    import yaml
+
+    def plain(name: str, value: Any) -> Any:
+        if isinstance(value, Measure):
+            return str(value)
+        if name in ("co", "lco", "gdal"):
+            return dict(value)
+        return list(value) if isinstance(value, tuple) else value
+
+    return yaml.safe_dump({name: plain(name, value) for name, value in sorted(settings.items())})
+
+
+PRINT_CONFIG = click.option("--print-config", is_flag=True, help="Print the settings as YAML and stop.")
 OUTPUT = option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write.", envvar=None
 )

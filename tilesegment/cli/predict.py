@@ -32,7 +32,7 @@ _PATH = click.Path(path_type=Path)
 @options.OVERWRITE
 @options.option("--resume/--no-resume", default=True, help="Go on with an interrupted run.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-@click.option("--print-config", is_flag=True, help="Print the settings as YAML and stop.")
+@options.PRINT_CONFIG
 @options.LOGS
 def command(
     input: str,
@@ -56,7 +56,7 @@ def command(
     logs.start(-1 if quiet else verbose, log_format)
     settings["connectivity"] = int(settings["connectivity"])
     if print_config:
-        click.echo(_yaml(settings), nl=False)
+        click.echo(options.as_yaml(settings), nl=False)
         return
     from tilesegment.api import predict_settings
     from tilesegment.run.outputs import Outputs
@@ -99,18 +99,3 @@ def _plan_text(plan: dict[str, Any]) -> str:
         f"disk       up to {plan['disk_bytes'] / 1e6:.0f} MB until the outputs are written",
     ]
     return "\n".join([*lines, *(f"warning    {line}" for line in plan["warnings"])])
-
-
-def _yaml(settings: dict[str, Any]) -> str:
-    import yaml
-
-    from tilesegment.settings import Measure
-
-    def plain(name: str, value: Any) -> Any:
-        if isinstance(value, Measure):
-            return str(value)
-        if name in ("co", "lco", "gdal"):
-            return dict(value)
-        return list(value) if isinstance(value, tuple) else value
-
-    return yaml.safe_dump({name: plain(name, value) for name, value in sorted(settings.items())})

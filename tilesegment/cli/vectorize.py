@@ -23,10 +23,12 @@ from tilesegment.cli import logs, options
 @options.SRC_CRS
 @options.GDAL
 @options.OVERWRITE
+@options.PRINT_CONFIG
 @options.LOGS
 def command(
     mask: str,
     output: Path,
+    print_config: bool,
     as_json: bool,
     log_format: str,
     quiet: bool,
@@ -37,12 +39,15 @@ def command(
     .gpkg .parquet .fgb .geojson .geojsonl or .shp.
     """
     logs.start(-1 if quiet else verbose, log_format)
+    settings["connectivity"] = int(settings["connectivity"])
+    if print_config:
+        click.echo(options.as_yaml(settings), nl=False)
+        return
     from tilesegment.api import vectorize
 
-    settings["connectivity"] = int(settings["connectivity"])
     result = vectorize(mask, output, **settings)
     for line in result["warnings"]:
-        logs.inform(f"warning: {line}")
+        logs.warn(line)
     if as_json:
         click.echo(json.dumps(result))
     logs.inform(f"{result['polygons']} polygons in {result['seconds']:.1f} s: {output}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from tilesegment.grid import Grid, Window
 # Points along each side of a grid that its surroundings are found from, and along those of areas.
 _LATTICE = 64
 _HALF_TURN = 180.0
+_log = logging.getLogger("tilesegment")
 
 
 def read_aoi(path: str, grid: Grid) -> shapely.Geometry:
@@ -26,7 +28,7 @@ def read_aoi(path: str, grid: Grid) -> shapely.Geometry:
     """
     areas = read_polygons(path, grid, "--aoi ")
     if not len(areas):
-        raise InputError(f"--aoi {path}: holds no polygon")
+        raise InputError(f"--aoi {path}: holds no polygon on the scene")
     return shapely.union_all(areas)
 
 
@@ -41,6 +43,7 @@ def read_polygons(path: str, grid: Grid, asked: str = "") -> NDArray[Any]:
     Raises InputError where the file cannot be read; SettingsError where the grid has no CRS.
     """
     import geopandas
+    import pyogrio
     from pyogrio.errors import DataLayerError, DataSourceError
 
     if grid.crs is None:
@@ -49,7 +52,10 @@ def read_polygons(path: str, grid: Grid, asked: str = "") -> NDArray[Any]:
         if path.lower().endswith((".parquet", ".geoparquet")):
             frame = geopandas.read_parquet(path)
         else:
-            frame = geopandas.read_file(path, columns=[])
+            layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
+            if len(layers) > 1:
+                _log.warning("%s: the first of its layers is read (%s)", path, ", ".join(layers))
+            frame = geopandas.read_file(path, columns=[], layer=layers[0] if layers else None)
     except (DataSourceError, DataLayerError, OSError, ValueError) as error:
         raise InputError(f"{asked}{path}: cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(frame, geopandas.GeoDataFrame) or frame.crs is None:

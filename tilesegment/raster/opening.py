@@ -17,7 +17,7 @@ import rasterio.shutil
 from rasterio._path import _parse_path, _vsi_path
 from rasterio.enums import ColorInterp
 from rasterio.env import getenv, hasenv
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
 
 from tilesegment.errors import InputError
@@ -29,6 +29,11 @@ _NETWORK = tuple(
     for name in ("curl", "s3", "gs", "az", "adls", "oss", "swift", "hdfs", "webhdfs")
     for name in (name, f"{name}_streaming")
 )
+
+# What both say is known here, and told by notes of our own: that pictures have no georeference, and that
+# alpha and nodata stand beside each other (both are read, each by itself).
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+warnings.filterwarnings("ignore", category=NodataShadowWarning)
 
 
 @dataclass(frozen=True)
@@ -70,39 +75,37 @@ def open_file(path: str, remote: bool | None = None) -> Any:
 @contextmanager
 def opened(path: str, additions: Additions) -> Iterator[tuple[Any, list[Any]]]:
     """The dataset to read, and the datasets whose masks count. Raises InputError."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            original = open_file(path)
-        except (RasterioError, UnicodeError, OSError) as error:
-            raise InputError(_cannot_open(path, error)) from error
-        handles = [original]
-        try:
-            if original.count == 0:
-                inside = len(original.subdatasets)
-                advice = f"; name one of its {inside} sub-datasets" if inside else ""
-                raise InputError(f"{path}: no bands to read{advice}")
-            dataset = original
-            # GDAL knows one value a band: a declared one stays its own, and the other is looked for here.
-            undeclared = all(value is None for value in original.nodatavals)
-            nodata = additions.nodata if undeclared else None
-            coloured = additions.colours and original.colorinterp[0] == ColorInterp.palette
-            if nodata is not None or coloured or additions.crs is not None:
-                dataset = open_file(_virtual(original, nodata, coloured, additions.crs), is_remote(path))
-                handles.append(dataset)
-            points, points_crs = dataset.gcps
-            if points and dataset.crs is None and dataset.transform.is_identity:
-                dataset = WarpedVRT(dataset, src_crs=points_crs, crs=points_crs, add_alpha=True)
-                handles.append(dataset)
-            if isinstance(dataset, WarpedVRT):
-                yield dataset, [dataset]
-            else:
-                yield upright(dataset), [upright(original)]
-        except RasterioError as error:
-            raise InputError(_cannot_open(path, error)) from error
-        finally:
-            for handle in reversed(handles):
-                handle.close()
+    try:
+        original = open_file(path)
+    except (RasterioError, UnicodeError, OSError) as error:
+        raise InputError(_cannot_open(path, error)) from error
+    handles = [original]
+    try:
+        if original.count == 0:
+            inside = len(original.subdatasets)
+            advice = f"; name one of its {inside} sub-datasets" if inside else ""
+            raise InputError(f"{path}: no bands to read{advice}")
+        dataset = original
+        # GDAL knows one value a band: a declared one stays its own, and the other is looked for here.
+        undeclared = all(value is None for value in original.nodatavals)
+        nodata = additions.nodata if undeclared else None
+        coloured = additions.colours and original.colorinterp[0] == ColorInterp.palette
+        if nodata is not None or coloured or additions.crs is not None:
+            dataset = open_file(_virtual(original, nodata, coloured, additions.crs), is_remote(path))
+            handles.append(dataset)
+        points, points_crs = dataset.gcps
+        if points and dataset.crs is None and dataset.transform.is_identity:
+            dataset = WarpedVRT(dataset, src_crs=points_crs, crs=points_crs, add_alpha=True)
+            handles.append(dataset)
+        if isinstance(dataset, WarpedVRT):
+            yield dataset, [dataset]
+        else:
+            yield upright(dataset), [upright(original)]
+    except RasterioError as error:
+        raise InputError(_cannot_open(path, error)) from error
+    finally:
+        for handle in reversed(handles):
+            handle.close()
 
 
 def _virtual(dataset: Any, nodata: float | None, coloured: bool, crs: str | None) -> str:

@@ -7,7 +7,6 @@ give slightly different values for overlapping windows, and a pixel must not dep
 from __future__ import annotations
 
 import os
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import NodataShadowWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterioWindow
 
@@ -36,10 +35,6 @@ GSD_TOLERANCE = 0.15
 MOST_UPSAMPLING = 8.0
 _CELL = 512
 _COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-
-
-# Said of scenes with both alpha and nodata: here both are read, each by itself.
-warnings.filterwarnings("ignore", category=NodataShadowWarning)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ another name, band by band as rows are finished, then flushed to the disk and re
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -118,11 +119,13 @@ def new_block(path: Path) -> Iterator[BlockWriter]:
         _sync_folder(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if not isinstance(error, OSError):
+        if not isinstance(error, OSError) or isinstance(error, OutputError):
             raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "free the disk" if full else "every worker must be able to write there"
         raise OutputError(
-            f"{path.parent}: cannot save a block ({error.strerror or error}); free the disk, then run "
-            "the same command again"
+            f"{path.parent}: cannot save a block ({error.strerror or error}); {advice}, then run the same "
+            "command again"
         ) from error
 
 

@@ -6,12 +6,15 @@ Both are the same loop over the same function; serial is the reference.
 from __future__ import annotations
 
 import logging
+import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from tilesegment.errors import BlockFailedError, SettingsError
+from tilesegment.errors import BlockFailedError, SettingsError, TilesegmentError
+from tilesegment.raster.opening import gdal_path, is_local_file
 from tilesegment.run.block import forget_model, predict_block
 from tilesegment.run.blockfile import BlockInfo
 from tilesegment.run.job import BlockTask
@@ -37,7 +40,7 @@ def run_dask(tasks: Sequence[BlockTask], workers: int | None, scheduler: str | N
     from distributed.scheduler import KilledWorker
 
     with _client(workers, scheduler) as (client, threads):
-        tasks = [_with_lanes(task, threads) for task in tasks]
+        tasks = [_absolute(_with_lanes(task, threads)) for task in tasks]
         waiting = iter(tasks)
         pool = as_completed(loop=client.loop)
         most = 2 * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
@@ -60,8 +63,13 @@ def _on_worker(task: BlockTask) -> BlockInfo:
     """On several GPUs each worker takes the one of its own number."""
     from distributed import get_worker
 
-    name = get_worker().name
-    return predict_block(task, device_index=name if isinstance(name, int) else 0)
+    worker = get_worker()
+    try:
+        return predict_block(task, device_index=worker.name if isinstance(worker.name, int) else 0)
+    except TilesegmentError as error:
+        failed = type(error)(f"{error} (worker {worker.address})")
+    # Outside of the handler: what caused it need not be able to travel, and would keep it from doing so.
+    raise failed
 
 
 def _with_lanes(task: BlockTask, threads: int | None) -> BlockTask:
@@ -70,13 +78,28 @@ def _with_lanes(task: BlockTask, threads: int | None) -> BlockTask:
     return replace(task, job=replace(task.job, lanes=min(task.job.lanes, threads)))
 
 
+def _absolute(task: BlockTask) -> BlockTask:
+    """With paths that are right in whatever folder a worker was started."""
+    scene = task.job.scene
+    if is_local_file(scene.path):
+        scene = replace(scene, path=os.path.abspath(gdal_path(scene.path)))
+    return replace(task, job=replace(task.job, scene=scene), path=os.path.abspath(task.path))
+
+
+def check_scheduler(address: str) -> None:
+    """Raises SettingsError for what is no address of a scheduler: Dask would wait for it for long."""
+    if not re.fullmatch(r"((tcp|tls|ws|wss|ucx|ucxx)://)?([^\s/:]+|\[[0-9a-fA-F:.]+\]):\d{1,5}", address):
+        raise SettingsError(f"--scheduler {address!r} is no address; write tcp://HOST:8786")
+
+
 @contextmanager
 def _client(workers: int | None, scheduler: str | None) -> Iterator[tuple[Any, int | None]]:
     """A client, and the threads a worker may use where the cluster is not ours."""
     import dask
     from distributed import Client, LocalCluster
 
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+    # What goes wrong on a worker comes back as an exception; its own log would say it a second time.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout="10s", set_as_default=False)
@@ -99,7 +122,7 @@ def _client(workers: int | None, scheduler: str | None) -> Iterator[tuple[Any, i
             memory_limit=0,
             dashboard_address=None,
             host="127.0.0.1",
-            silence_logs=logging.ERROR,
+            silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

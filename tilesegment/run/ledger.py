@@ -130,6 +130,11 @@ def open_ledger(output: Path, key: dict[str, Any], resume: bool = True) -> Itera
             path.unlink()
         try:
             yield ledger
+        except BaseException as error:
+            saved = len(list(folder.glob("*.block")))
+            if saved and resume:
+                error.add_note(f"{saved} finished blocks are saved: the same command goes on from there")
+            raise
         finally:
             # A run that saved nothing leaves nothing.
             if not any(folder.glob("*.block")):

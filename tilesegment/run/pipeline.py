@@ -20,7 +20,7 @@ from tilesegment.raster.sink import Band, check_options, write_band
 from tilesegment.raster.source import Scene, gdal_environment
 from tilesegment.report.overlay import write_overlay
 from tilesegment.run.blockfile import BlockInfo
-from tilesegment.run.executor import run_dask, run_serial
+from tilesegment.run.executor import check_scheduler, run_dask, run_serial
 from tilesegment.run.files import discard, publish, writing
 from tilesegment.run.job import BlockTask, Job
 from tilesegment.run.ledger import Ledger, ledger_folder, open_ledger
@@ -80,6 +80,8 @@ def run_predict(
     Warnings and notes go to the logger `tilesegment`, a line each.
     """
     begin = time.perf_counter()
+    if settings.scheduler is not None:
+        check_scheduler(settings.scheduler)
     outputs.check(source, settings.aoi)
     refuse_existing(outputs, settings.overwrite)
     with ExitStack() as stack:
@@ -97,9 +99,9 @@ def run_predict(
         ledger.fix(prepared.fixed)
         with ThreadPoolExecutor(1) as beside:
             if outputs.vector is not None:
-                # Half a second that the writer need not take later; the cores are busy with forward passes,
-                # which hold no lock.
-                beside.submit(importlib.import_module, "pyogrio")
+                # What takes longest of the writer's imports; the cores are busy with forward passes, which
+                # hold no lock. Not pyogrio: it hears of GDAL's errors in the thread that loads it.
+                beside.submit(importlib.import_module, "geopandas")
             found, fresh = _predict_missing(prepared, ledger, settings, progress)
         infos = list(found.values())
         warnings += _late_warnings(infos, settings, warnings)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tilesegment.datasets.sample import IGNORE, Reader, Sample
 from tilesegment.datasets.values import BYTES
-from tilesegment.errors import InputError, TilesegmentError
+from tilesegment.errors import InputError, TilesegmentError, TrainingError
 from tilesegment.grid import Window
 from tilesegment.model.card import Card
 from tilesegment.model.preprocess import normalise
@@ -185,6 +185,12 @@ def batches_of(feed: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         last = str(error).strip().splitlines()[-1]
         raise type(error)(
             last.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
+        ) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            "a process that reads pictures died, perhaps for want of memory; lower workers or batch"
         ) from error
 
 

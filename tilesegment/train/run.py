@@ -101,7 +101,14 @@ def run_training(
     if processes.is_first:
         _open_folder(folder, config, overwrite and not going_on)
         write_text(folder / _ENVIRONMENT, json.dumps(known, indent=1) + "\n")
-    trainer.fit()
+    try:
+        trainer.fit()
+    except BaseException as error:
+        if (folder / STATE).is_file():
+            error.add_note(
+                f"the state in {folder} is saved: the same command with --resume goes on from it"
+            )
+        raise
     return _finish(config, reader, trainer, folder, data)
 
 
