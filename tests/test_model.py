@@ -112,7 +112,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, saved: str) -> N
 def test_a_model_that_changed_under_a_run_is_noticed(tmp_path: Path, saved: str) -> None:
     model = find_model(saved)
     save_model(saved, {"w": np.zeros(1, np.float32)}, small_card())
-    with pytest.raises(ModelError, match="changed since the run began"):
+    with pytest.raises(ModelError, match="is not what it was when the run began"):
         read_weights(model)
 
 

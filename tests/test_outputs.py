@@ -191,7 +191,7 @@ class TestNames:
         self, scene, model, counter, tmp_path: Path, name: str
     ) -> None:
         out = tmp_path / f"{name}.gpkg"
-        with pytest.raises(SettingsError, match="--layer"):
+        with pytest.raises(SettingsError, match="give another with layer"):
             tilesegment.predict(scene, out, model=model())
         assert counter.calls == 0
         assert tilesegment.predict(scene, out, model=model(), layer="roofs")["counts"]["polygons"] > 0

@@ -168,7 +168,7 @@ def test_several_classes(scene, model, counter, tmp_path: Path) -> None:
     assert shapely.coverage_is_valid(frame.geometry.to_numpy())
     classes = read_mask(tmp_path / "m.tif")
     assert set(np.unique(classes)) == {0, 1, 2, 3}
-    with pytest.raises(SettingsError, match="--threshold is for two classes"):
+    with pytest.raises(SettingsError, match="threshold is for two classes"):
         tilesegment.predict(scene, tmp_path / "x.gpkg", model=model(4), threshold=0.4)
 
 
@@ -351,7 +351,7 @@ class TestRefusals:
     def test_an_existing_output(self, scene, model, counter, tmp_path: Path) -> None:
         out = tmp_path / "r.tif"
         out.write_text("precious")
-        with pytest.raises(OutputError, match=r"exists already.*--overwrite"):
+        with pytest.raises(OutputError, match=r"exists already.*overwrite=True"):
             tilesegment.predict(scene, out, model=model())
         assert out.read_text() == "precious"
         tilesegment.predict(scene, out, model=model(), overwrite=True)
@@ -488,7 +488,7 @@ class TestRefusals:
             ("r.tif", {"max_memory": "300MB"}, "is less than the"),
             ("r.tif", {"bbox": (0, 0, 1, 1)}, "outside the scene"),
             ("r.tif", {"bbox": (5, 5, 1, 1)}, "left,bottom,right,top"),
-            ("r.tif", {"aoi": "none.gpkg"}, "--aoi none.gpkg: cannot be read"),
+            ("r.tif", {"aoi": "none.gpkg"}, "aoi none.gpkg: cannot be read"),
             ("r.tif", {"workers": 2, "scheduler": "tcp://x:1"}, "give one of them"),
             ("r.tif", {"smplify": 1}, "did you mean 'simplify'"),
             ("r.tif", {"min_area": "5km"}, "is no measure"),

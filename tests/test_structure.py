@@ -23,7 +23,7 @@ FLOORS = [
     {"evaluate", "datasets"},
     {"raster", "model", "vector"},
     {"tiling"},
-    {"settings", "grid", "polygons", "atomic", "errors"},
+    {"settings", "checked", "grid", "polygons", "atomic", "errors"},
 ]
 # On one floor, only these look at a neighbour.
 NEIGHBOURS = {("vector", "model"), ("raster", "model")}

@@ -37,8 +37,9 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'tilesegment' has no attribute {name!r}")
     from tilesegment import api
+    from tilesegment.errors import in_python
 
-    return getattr(api, name)
+    return in_python(getattr(api, name))
 
 
 def __dir__() -> list[str]:

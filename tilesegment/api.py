@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tilesegment.checked import checked
 from tilesegment.errors import SettingsError
 from tilesegment.raster.source import Scene, open_scene
 from tilesegment.run.calibrate import calibrate_model
@@ -15,12 +16,10 @@ from tilesegment.run.outputs import Outputs
 from tilesegment.run.pipeline import describe, run_predict
 from tilesegment.run.vectorize import vectorize_raster
 from tilesegment.settings import (
-    Measure,
     PredictSettings,
+    VectorizeSettings,
     VectorSettings,
     nearest,
-    parse_bytes,
-    parse_tile,
 )
 
 __all__ = [
@@ -37,13 +36,6 @@ __all__ = [
 ]
 
 _Path = str | os.PathLike[str]
-_PARSERS: dict[str, Callable[[Any], Any]] = {
-    "tile": parse_tile,
-    "max_memory": parse_bytes,
-    "min_area": Measure.parse,
-    "simplify": Measure.parse,
-    "fill_holes": Measure.parse,
-}
 
 
 def predict(
@@ -73,12 +65,12 @@ def predict(
     131
     """
     outputs = Outputs(
-        Path(output),
-        None if mask is None else Path(mask),
-        None if probability is None else Path(probability),
-        None if overlay is None else Path(overlay),
+        _path("output", output),
+        _optional("mask", mask),
+        _optional("probability", probability),
+        _optional("overlay", overlay),
     )
-    run = run_predict(os.fspath(source), outputs, predict_settings(settings), progress=progress)
+    run = run_predict(_source(source), outputs, predict_settings(settings), progress=progress)
     return run.record
 
 
@@ -89,7 +81,7 @@ def plan(source: _Path, **settings: Any) -> dict[str, Any]:
     >>> tilesegment.plan("scene.tif", max_memory="2GB")["tiles"]              # doctest: +SKIP
     45
     """
-    return describe(os.fspath(source), predict_settings(settings))
+    return describe(_source(source), predict_settings(settings))
 
 
 def vectorize(source: _Path, output: _Path, **settings: Any) -> dict[str, Any]:
@@ -102,10 +94,9 @@ def vectorize(source: _Path, output: _Path, **settings: Any) -> dict[str, Any]:
     >>> tilesegment.vectorize("mask.tif", "roofs.gpkg", simplify="1px")       # doctest: +SKIP
     {'input': 'mask.tif', ...}
     """
-    vector, rest = _split(settings)
-    known = ("nodata", "src_crs", "lco", "gdal", "overwrite")
-    _refuse_unknown(rest, (*known, *_names(VectorSettings)))
-    return vectorize_raster(os.fspath(source), Path(output), VectorSettings(**vector), **rest)
+    vector, rest = _split(settings, VectorizeSettings)
+    given = VectorizeSettings(**checked(VectorizeSettings, rest))
+    return vectorize_raster(_source(source), _path("output", output), _vector_settings(vector), given)
 
 
 def calibrate(
@@ -128,8 +119,9 @@ def calibrate(
     >>> tilesegment.calibrate("model.safetensors", "scene.tif")["overlap"]    # doctest: +SKIP
     48
     """
-    path = None if output is None else Path(output)
-    return calibrate_model(model, os.fspath(source), path, agreement, sites, overwrite)
+    return calibrate_model(
+        str(model), _source(source), _optional("output", output), agreement, sites, overwrite
+    )
 
 
 def evaluate_scene(
@@ -156,17 +148,10 @@ def evaluate_scene(
     from tilesegment.run import evaluate as story
     from tilesegment.run.evaluate_files import check_folder, write_answer
 
-    _refuse_unknown(settings, tuple(_names(story.Question)))
-    given: dict[str, Any] = dict(settings)
-    for name in ("distances", "sizes"):
-        if name in given:
-            given[name] = tuple(given[name])
-    for name in ("aoi", "probability"):
-        if given.get(name) is not None:
-            given[name] = os.fspath(given[name])
+    given = checked(story.Question, settings)
     if output is not None:
         check_folder(Path(output), overwrite)
-    question = story.Question(os.fspath(prediction), os.fspath(truth), **given)
+    question = story.Question(_source(prediction), _source(truth), **given)
     with story.evaluate_scene(question, progress) as answer:
         if output is not None:
             write_answer(Path(output), answer)
@@ -289,37 +274,51 @@ def train_model(
     )
 
 
-def predict_settings(settings: dict[str, Any]) -> PredictSettings:
+def predict_settings(settings: Mapping[str, Any]) -> PredictSettings:
     """Settings by name, as commands, configuration files and callers give them.
 
     Raises SettingsError for an unknown name or an unusable value.
     """
-    vector, rest = _split(settings)
-    names = [name for name in _names(PredictSettings) if name != "vector"]
-    _refuse_unknown(rest, (*names, *_names(VectorSettings)))
-    return PredictSettings(**rest, vector=VectorSettings(**vector))
+    vector, rest = _split(settings, PredictSettings)
+    return PredictSettings(**checked(PredictSettings, rest), vector=_vector_settings(vector))
 
 
-def _split(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    parsed = {name: _parsed(name, value) for name, value in settings.items()}
-    vector_names = _names(VectorSettings)
-    vector = {name: value for name, value in parsed.items() if name in vector_names}
-    return vector, {name: value for name, value in parsed.items() if name not in vector_names}
+def _vector_settings(given: Mapping[str, Any]) -> VectorSettings:
+    settings = VectorSettings(**checked(VectorSettings, given))
+    if settings.connectivity not in (4, 8):
+        raise SettingsError(f"connectivity {settings.connectivity} is neither 4 nor 8")
+    return settings
 
 
-def _parsed(name: str, value: Any) -> Any:
-    if name in _PARSERS and isinstance(value, str | int | float):
-        return _PARSERS[name](str(value))
-    if name in ("co", "lco", "gdal") and isinstance(value, dict):
-        return tuple((str(key), str(entry)) for key, entry in value.items())
-    return tuple(value) if isinstance(value, list) else value
+def _split(settings: Mapping[str, Any], kind: type) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Those of the polygons, and the rest. Raises SettingsError for an unknown name."""
+    vector, others = _names(VectorSettings), [name for name in _names(kind) if name != "vector"]
+    for name in settings:
+        if name not in (*vector, *others):
+            raise SettingsError(f"unknown setting {name!r}{nearest(name, [*vector, *others])}")
+    return (
+        {name: value for name, value in settings.items() if name in vector},
+        {name: value for name, value in settings.items() if name not in vector},
+    )
 
 
 def _names(kind: type) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
-def _refuse_unknown(settings: dict[str, Any], known: tuple[str, ...]) -> None:
-    for name in settings:
-        if name not in known:
-            raise SettingsError(f"unknown setting {name!r}{nearest(name, known)}")
+def _path(name: str, value: Any) -> Path:
+    """Raises SettingsError for what is no path."""
+    if not isinstance(value, str | os.PathLike):
+        raise SettingsError(f"{name}: {value!r} is no path")
+    return Path(os.fspath(value))
+
+
+def _optional(name: str, value: Any) -> Path | None:
+    return None if value is None else _path(name, value)
+
+
+def _source(value: Any) -> str:
+    """Raises SettingsError for what is neither a path nor a URI."""
+    if not isinstance(value, str | os.PathLike):
+        raise SettingsError(f"source: {value!r} is neither a path nor a URI")
+    return os.fspath(value)

@@ -14,16 +14,60 @@ Each class also inherits the built-in that a Python programmer would catch.
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable
+from typing import Any
 
 # A URL, also as GDAL's `/vsicurl/...`: what logs one in before the host, and what signs it after the path.
 _URL = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+]*://)(?:[^\s/@]+@)?(?P<place>[^\s?'\"]*)(?:\?[^\s'\"]*)?")
+
+
+# What the extra `torch` installs.
+_TORCH_EXTRA = (
+    *("torch", "torchvision", "segmentation_models_pytorch", "albumentations", "matplotlib"),
+    "pycocotools",
+)
 
 
 def without_secrets(text: str) -> str:
     """A text whose URLs have neither user and password nor a query, which may sign them: for messages, logs
     and whatever is published with a result."""
     return _URL.sub(lambda match: match["scheme"] + match["place"], text)
+
+
+def in_python(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose errors name its parameters as Python does, and not as the command line."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **settings: Any) -> Any:
+        try:
+            return function(*arguments, **settings)
+        except TilesegmentError as error:
+            error.args = tuple(_as_parameters(str(part)) for part in error.args)
+            raise
+        except ModuleNotFoundError as error:
+            missing = missing_extra(error)
+            if missing is None:
+                raise
+            raise missing from error
+
+    return call
+
+
+def missing_extra(error: ModuleNotFoundError) -> SettingsError | None:
+    """What to install for a package that is not part of the base; None for any other."""
+    package = (error.name or "").partition(".")[0]
+    if package not in _TORCH_EXTRA:
+        return None
+    return SettingsError(
+        f"this needs {package}, which is not installed: pip install 'tilesegment[torch]' (some gigabytes)"
+    )
+
+
+def _as_parameters(text: str) -> str:
+    text = text.replace("--overwrite", "overwrite=True").replace("-o ", "output ")
+    return re.sub(r"--([a-z][a-z-]*[a-z])", lambda match: match[1].replace("-", "_"), text)
 
 
 class TilesegmentError(Exception):

@@ -117,6 +117,17 @@ class PredictSettings:
     resume: bool = True
 
 
+@dataclass(frozen=True)
+class VectorizeSettings:
+    """What `vectorize` can be told besides how polygons are made."""
+
+    nodata: float | None = None
+    src_crs: str | None = None
+    lco: tuple[tuple[str, str], ...] = ()
+    gdal: tuple[tuple[str, str], ...] = ()
+    overwrite: bool = False
+
+
 def parse_bytes(text: str) -> int:
     """`2GB`, `1500MB`, `2GiB` or a plain number of bytes. Raises SettingsError for anything else."""
     units = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import click
 
-from tilesegment.errors import SettingsError, TilesegmentError
+from tilesegment.errors import SettingsError, TilesegmentError, missing_extra
 from tilesegment.settings import nearest
 
 # Help shows these lines without importing the commands.
@@ -86,15 +86,25 @@ def _run(arguments: list[str] | None) -> int:
             return _stopped(_SIGTERM_EXIT, error)
         _say(str(error))
         return 2 if isinstance(error, SettingsError) else 1
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            return _internal(error)
+        _say(str(missing))
+        return 1
     except MemoryError:
         _say("out of memory; run the same command again with a smaller --max-memory")
         return 1
     except BrokenPipeError:
         return 1
     except Exception as error:  # noqa: BLE001 - the last line of defence: one line, not a traceback
-        _say(f"internal error: {type(error).__name__}: {' '.join(str(error).split())} (-vv shows where)")
-        return 1
+        return _internal(error)
     return 0
+
+
+def _internal(error: Exception) -> int:
+    _say(f"internal error: {type(error).__name__}: {' '.join(str(error).split())} (-vv shows where)")
+    return 1
 
 
 def _check_environment() -> None:

@@ -23,6 +23,10 @@ _FOLDERS = (
     ("images", ("labels", "masks", "label", "mask")),
 )
 _JPEG = (".jpg", ".jpeg")
+_NO_SIZE = (
+    "the size of a pixel is not asked for: the model will read every scene as it is; give data.gsd=0.15 "
+    "(metres a pixel), and data.metres where pictures have no georeference"
+)
 
 
 def open_tiles(
@@ -69,6 +73,7 @@ def open_tiles(
         {name: tuple(pairs[k] for k in indices) for name, indices in parts.items()},
         decode,
         gsd=gsd,
+        notes=() if gsd is not None else (_NO_SIZE,),
     )
     if crops is None:
         for key, value in (

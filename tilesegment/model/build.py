@@ -84,8 +84,10 @@ class _TorchvisionNetwork(torch.nn.Module):
         try:
             state = known[weights].get_state_dict(progress=False)
         except (OSError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
             raise ModelError(
-                f"torchvision's {weights} weights of {name} cannot be had ({str(error).splitlines()[0]})"
+                f"torchvision's {weights} weights of {name} cannot be had ({reason}); go online once, or "
+                "set model.start to a model file or to null"
             ) from error
         self.model.load_state_dict(_fitting(self.model, state), strict=False)
 

@@ -7,6 +7,7 @@ graph is written.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import subprocess
 import sys
@@ -35,6 +36,10 @@ def graph_file(model: ModelFile, kind: str, tile: tuple[int, int]) -> Path:
         return shipped
 
     def make(path: Path) -> None:
+        if importlib.util.find_spec("torch") is None:
+            raise ModelError(
+                f"{model.name}: converting it for {kind} takes PyTorch; pip install 'tilesegment[torch]'"
+            )
         _log.warning("%s: converting the model for %s, once", model.name, kind)
         export_graph(model, kind, tile, path)
 

@@ -13,25 +13,30 @@ from tilesegment.model.card import ModelClass
 
 _GAP = 6
 _LARGEST = 400
+# Of a name and the space to the next row.
+_LINE = 22
 _IGNORED = (224, 224, 192)
 
 
-def sheet_of(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str]) -> Image.Image:
-    """A sheet of pictures with a title over each column."""
+def sheet_of(
+    rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], names: Sequence[str]
+) -> Image.Image:
+    """A sheet of pictures with a title over each column, and a name under each row."""
     rows = [[_small(cell) for cell in row] for row in rows]
     width = max(cell.width for row in rows for cell in row)
     heights = [max(cell.height for cell in row) for row in rows]
     sheet = Image.new(
-        "RGB", (len(titles) * (width + _GAP) + _GAP, 20 + sum(heights) + _GAP * (len(rows) + 1)), "white"
+        "RGB", (len(titles) * (width + _GAP) + _GAP, 20 + sum(heights) + _LINE * len(rows)), "white"
     )
     pen = ImageDraw.Draw(sheet)
     for k, title in enumerate(titles):
         pen.text((_GAP + k * (width + _GAP), 4), title, fill="black")
     top = 20
-    for row, height in zip(rows, heights, strict=True):
+    for row, height, name in zip(rows, heights, names, strict=True):
         for k, cell in enumerate(row):
             sheet.paste(cell, (_GAP + k * (width + _GAP), top))
-        top += height + _GAP
+        pen.text((_GAP, top + height + 2), name, fill="black")
+        top += height + _LINE
     return sheet
 
 

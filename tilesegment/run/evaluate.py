@@ -33,7 +33,7 @@ from tilesegment.raster.labels import (
 )
 from tilesegment.raster.source import gdal_environment, open_scene
 from tilesegment.run.vectorize import vectorize_raster
-from tilesegment.settings import Measure, VectorSettings
+from tilesegment.settings import Measure, VectorizeSettings, VectorSettings
 from tilesegment.tiling.blend import PROBABILITY_MAX
 from tilesegment.vector.read import Plane, PolygonLayer, read_layer
 from tilesegment.vector.write import is_vector
@@ -163,7 +163,7 @@ def _side(path: str, traced: Path, nodata: float | None) -> Side:
     with open_scene(path, bands=1, nodata=nodata, raw=True) as scene:
         named = of_raster(path, distinct_values(scene), category_names(path))
         grid = scene.grid
-    vectorize_raster(path, traced, _EXACT, nodata=nodata)
+    vectorize_raster(path, traced, _EXACT, VectorizeSettings(nodata=nodata))
     layer = read_layer(str(traced))
     # Traced classes are called as the raster calls them, or by their value.
     return Side(path, layer, grid, named)

@@ -59,6 +59,7 @@ def evaluate_model(
     matrices: list[NDArray[np.int64]] = []
     counts = np.zeros((2, PROBABILITY_MAX + 1), np.int64)
     panels: list[list[Image.Image]] = []
+    shown: list[str] = []
     runner: ModelRunner | None = None
     for index in range(len(pictures)):
         sample = reader.read(split, index, None)
@@ -72,6 +73,7 @@ def evaluate_model(
             counts += np.bincount(flat, minlength=counts.size).reshape(2, -1)
         if index % max(1, len(pictures) // _PANELS) == 0 and len(panels) < _PANELS:
             panels.append(_panel(sample, classes, card, reader.classes))
+            shown.append(pictures[index])
         progress(index + 1, len(pictures))
     figures = {
         "model": name,
@@ -81,7 +83,7 @@ def evaluate_model(
         "pictures": len(pictures),
         "pixels": _pixel_figures(np.stack(matrices), names, pictures, counts if card.is_binary else None),
     }
-    return figures, sheet_of(panels, ["image", "truth", "prediction", "overlay"])
+    return figures, sheet_of(panels, ["image", "truth", "prediction", "overlay"], shown)
 
 
 def calibrate_temperature(

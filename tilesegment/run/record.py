@@ -25,10 +25,11 @@ def software() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, GDAL and the packages that decide a result."""
+    """Versions of Python, GDAL and those packages that decide a result, as far as they are installed."""
     import rasterio
 
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    installed = {found.name for found in importlib.metadata.distributions()}
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES if name in installed}
     return {"python": platform.python_version(), "gdal": rasterio.__gdal_version__, **found}
 
 

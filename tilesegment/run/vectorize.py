@@ -24,7 +24,7 @@ from tilesegment.run.outputs import Outputs
 from tilesegment.run.prepare import resolve_measures, shared_tolerance
 from tilesegment.run.publish import whole_features
 from tilesegment.run.record import now, software
-from tilesegment.settings import VectorSettings
+from tilesegment.settings import VectorizeSettings, VectorSettings
 from tilesegment.tiling.plan import Block, Plan
 from tilesegment.vector.parallel import in_threads
 from tilesegment.vector.trace import Traceable, trace_bands
@@ -44,12 +44,7 @@ def vectorize_raster(
     source: str,
     output: Path,
     settings: VectorSettings,
-    *,
-    nodata: float | None = None,
-    src_crs: str | None = None,
-    lco: tuple[tuple[str, str], ...] = (),
-    gdal: tuple[tuple[str, str], ...] = (),
-    overwrite: bool = False,
+    given: VectorizeSettings,
 ) -> dict[str, Any]:
     """Trace every class but 0 and nodata of a class raster; what was written, by name.
 
@@ -60,11 +55,13 @@ def vectorize_raster(
         raise SettingsError(f"-o {output}: unknown extension; use {' '.join(DRIVERS)}")
     outputs = Outputs(output)
     outputs.check(source)
-    if not overwrite:
+    if not given.overwrite:
         outputs.refuse_existing()
     with (
-        gdal_environment(gdal),
-        open_scene(source, bands=1, nodata=nodata, gdal=gdal, raw=True, crs=src_crs) as scene,
+        gdal_environment(given.gdal),
+        open_scene(
+            source, bands=1, nodata=given.nodata, gdal=given.gdal, raw=True, crs=given.src_crs
+        ) as scene,
     ):
         outputs.spare(scene.files)
         _refuse_pictures(scene)
@@ -80,7 +77,7 @@ def vectorize_raster(
             confidence=False,
             multi=settings.connectivity == 8,
             dst_crs=settings.dst_crs,
-            options=lco,
+            options=given.lco,
             metadata={"software": software(), "input": without_secrets(source)},
         )
         check_layer(output, layer)

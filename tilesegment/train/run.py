@@ -15,7 +15,7 @@ from torch import nn
 
 from tilesegment.atomic import write_text
 from tilesegment.datasets.opening import open_reader
-from tilesegment.datasets.sample import Reader
+from tilesegment.datasets.sample import SPLITS, Reader
 from tilesegment.datasets.values import values_of
 from tilesegment.errors import ModelError, OutputError, SettingsError
 from tilesegment.evaluate.pixels import Confusion
@@ -35,6 +35,9 @@ from tilesegment.train.report import environment, report, write_metrics
 _AERIAL_TILE = (512, 512)
 _CONFIG = "config.yaml"
 _ENVIRONMENT = "environment.json"
+_SPLITS = "splits.json"
+# Pictures of a split below which its figures hang on single ones.
+_FEW = 5
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def run_training(
     if not processes.is_first:
         listener = _SILENT
     reader = open_reader(config.data.reader, data, config.data.options, config.data.size, config.seed)
-    for note in reader.notes:
+    for note in [*reader.notes, *_few(reader)]:
         listener.note(note)
     going_on = resume and (folder / STATE).is_file()
     _check_folder(folder, config, going_on, resume, overwrite)
@@ -101,6 +104,8 @@ def run_training(
     if processes.is_first:
         _open_folder(folder, config, overwrite and not going_on)
         write_text(folder / _ENVIRONMENT, json.dumps(known, indent=1) + "\n")
+        parts = {name: list(reader.names(name)) for name in SPLITS}
+        write_text(folder / _SPLITS, json.dumps(parts, indent=1) + "\n")
     try:
         trainer.fit()
     except BaseException as error:
@@ -110,6 +115,16 @@ def run_training(
             )
         raise
     return _finish(config, reader, trainer, folder, data)
+
+
+def _few(reader: Reader) -> list[str]:
+    """A line for a split that is too small to say much."""
+    counts = {name: len(reader.names(name)) for name in ("val", "test")}
+    return [
+        f"the {name} split has {count} pictures only: figures of it may be far off"
+        for name, count in counts.items()
+        if 0 < count < _FEW
+    ]
 
 
 def resumed_config(folder: Path, changes: Sequence[str]) -> TrainConfig | None:
@@ -167,12 +182,8 @@ def start_network(config: TrainConfig, card: Card, note: Callable[[str], None]) 
     wanted = config.model
     if wanted.start == "coco":
         own = replace(card, architecture="torchvision.deeplabv3_resnet101", encoder="resnet101", options={})
-        try:
-            return build_network(own, "coco"), own
-        except ModelError as error:
-            weights = wanted.encoder_weights or "random"
-            note(f"{error}; starting with {wanted.architecture} from {weights} weights")
-    if wanted.start in (None, "coco"):
+        return build_network(own, "coco"), own
+    if wanted.start is None:
         return _from_encoder(wanted.encoder_weights, card, note), card
     start = find_model(str(wanted.start))
     network = build_network(card)
@@ -194,6 +205,10 @@ def _from_encoder(weights: str | None, card: Card, note: Callable[[str], None]) 
     An installed package of ImageNet weights is asked before the hub, which may be out of reach."""
     packaged = packaged_weights(card.encoder) if weights == "imagenet" else None
     if weights is None or (weights == "imagenet" and packaged is None):
+        if weights is not None:
+            note(
+                f"fetching the imagenet weights of {card.encoder}, which takes minutes where no hub answers"
+            )
         return build_network(card, weights)
     network = build_network(card)
     if not isinstance(network.encoder, nn.Module):
@@ -318,11 +333,12 @@ def _draw_panels(config: TrainConfig, reader: Reader, trainer: Trainer, split: s
     step = max(1, len(chosen) // max(1, config.panels))
     chosen = chosen[::step][: config.panels]
     data = FixedData(reader, split, chosen, config.data.size, config.data.fit, trainer.card)
-    rows = []
+    rows, names = [], []
     for index in range(len(chosen)):
         sample = data.sample(index)
         found = trainer.classes_of(data[index][0])
         base = picture_of(sample, trainer.card.value_range)
+        names.append(reader.names(split)[chosen[index].index])
         rows.append(
             [
                 base,
@@ -332,4 +348,4 @@ def _draw_panels(config: TrainConfig, reader: Reader, trainer: Trainer, split: s
             ]
         )
     if rows:
-        sheet_of(rows, ["image", "truth", "prediction", "overlay"]).save(path)
+        sheet_of(rows, ["image", "truth", "prediction", "overlay"], names).save(path)

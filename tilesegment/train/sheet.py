@@ -25,10 +25,11 @@ def draw_sheet(
         value_range = config.card.value_range or value_range
     augment = Augment(steps, size, fit)
     count = len(reader.names("train"))
-    sheet = []
+    sheet, names = [], []
     for index in np.linspace(0, count - 1, min(rows, count)).astype(int).tolist():
         sample = reader.read("train", index, np.random.default_rng([0, index]))
         changed = augment(in_unit_range(sample, value_range), index)
+        names.append(reader.names("train")[index])
         sheet.append(
             [
                 picture_of(sample, value_range),
@@ -38,4 +39,4 @@ def draw_sheet(
             ]
         )
     if sheet:
-        sheet_of(sheet, ["image", "mask", "augmented", "its mask"]).save(path)
+        sheet_of(sheet, ["image", "mask", "augmented", "its mask"], names).save(path)

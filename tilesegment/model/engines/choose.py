@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import importlib.util
+import logging
 import sys
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from tilesegment.errors import SettingsError
 
 ENGINES = ("auto", "torch", "openvino", "onnx")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_log = logging.getLogger("tilesegment")
 _PACKAGES = {"torch": "torch", "openvino": "openvino", "onnx": "onnxruntime"}
 
 
@@ -33,8 +35,9 @@ class EngineChoice:
 def choose_engine(engine: str, device: str, precision: str) -> EngineChoice:
     """The engine for what was asked.
 
-    `auto` takes torch where there is a GPU or one is named, else OpenVINO where it is installed (it has
-    no wheels for some platforms), else torch. On a CPU, bf16 is taken where it is native.
+    `auto` takes torch where there is a GPU or one is named, else OpenVINO; of the two, where nothing is
+    said, the one that is installed (torch is an extra, and OpenVINO has no wheels for some platforms). On a
+    CPU, bf16 is taken where it is native.
 
     Raises SettingsError where what was asked is not to be had.
     """
@@ -42,10 +45,8 @@ def choose_engine(engine: str, device: str, precision: str) -> EngineChoice:
         raise SettingsError(f"--engine {engine!r}: use one of {', '.join(ENGINES)}")
     if precision not in PRECISIONS:
         raise SettingsError(f"--precision {precision!r}: use one of {', '.join(PRECISIONS)}")
-    on_cpu = device == "cpu" or (device == "auto" and not _gpu_count() and sys.platform != "darwin")
     if engine == "auto":
-        can = on_cpu and precision != "fp16" and importlib.util.find_spec("openvino") is not None
-        engine = "openvino" if can else "torch"
+        engine = _best_engine(device, precision)
     if importlib.util.find_spec(_PACKAGES[engine]) is None:
         raise SettingsError(f"--engine {engine}: it is not installed; pip install 'tilesegment[{engine}]'")
     if engine == "torch":
@@ -65,6 +66,16 @@ def choose_engine(engine: str, device: str, precision: str) -> EngineChoice:
         elif precision == "bf16" and not native_bf16():
             raise SettingsError("--precision bf16: this CPU computes it by emulation only; use fp32")
     return EngineChoice(engine, "cpu", "fp32" if precision == "auto" else precision)
+
+
+def _best_engine(device: str, precision: str) -> str:
+    has = {name: importlib.util.find_spec(package) is not None for name, package in _PACKAGES.items()}
+    gpu = _gpu_count() > 0 or sys.platform == "darwin"
+    if not has["openvino"] or precision == "fp16" or device not in ("auto", "cpu"):
+        return "torch"
+    if device == "auto" and gpu and not has["torch"]:
+        _log.warning("a GPU is not used: that takes PyTorch; pip install 'tilesegment[torch]'")
+    return "torch" if device == "auto" and gpu and has["torch"] else "openvino"
 
 
 def _gpu_count() -> int:

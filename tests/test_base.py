@@ -1,0 +1,142 @@
+"""The base installation: what it needs, and what it says of the rest."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+
+from tests.test_train import run_cli
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRA = [
+    "torch",
+    "torchvision",
+    "segmentation_models_pytorch",
+    "albumentations",
+    "matplotlib",
+    "pycocotools",
+]
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[<>=\[; ]", entry)[0].replace("-", "_").lower() for entry in requirements}
+
+
+def test_the_extra_is_what_messages_name() -> None:
+    from tilesegment import errors
+
+    assert set(errors._TORCH_EXTRA) == set(EXTRA) == names(PROJECT["optional-dependencies"]["torch"])
+    assert not names(PROJECT["dependencies"]) & set(EXTRA)
+
+
+# Packages of the extra as if they were not installed: neither found nor imported.
+_WITHOUT = f"""
+import importlib.util, sys
+hidden = {EXTRA!r}
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in hidden:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name in hidden else real(name, package)
+from tilesegment.cli.main import main
+main(sys.argv[1:])
+"""
+
+
+def without_extra(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", _WITHOUT, *map(str, arguments)], capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.fixture
+def picture(make_raster, rng) -> Path:
+    values = np.kron(rng.integers(0, 255, (3, 20, 30)), np.ones((1, 12, 12))).astype(np.uint8)
+    path: Path = make_raster(values)
+    return path
+
+
+def test_predicting_vectorising_and_evaluating_need_no_torch(picture: Path, tmp_path: Path) -> None:
+    done = without_extra("predict", picture, "-o", tmp_path / "r.gpkg", "--mask", tmp_path / "m.tif")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "r.gpkg").is_file()
+    mask = np.zeros((240, 360), np.uint8)
+    mask[20:90, 30:120] = 1
+    with rasterio.open(tmp_path / "m.tif", "r+") as dataset:
+        dataset.write(mask, 1)
+    done = without_extra("vectorize", tmp_path / "m.tif", "-o", tmp_path / "v.fgb")
+    assert done.returncode == 0, done.stderr
+    done = without_extra("evaluate", tmp_path / "v.fgb", tmp_path / "m.tif", "-o", tmp_path / "e", "--json")
+    assert done.returncode == 0, done.stderr
+    assert '"f1": 1.0' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "rooftop", "--data", "{data}"], "this needs torch, which is not installed"),
+        (
+            ["predict", "{picture}", "-o", "{out}", "--engine", "torch"],
+            "--engine torch: it is not installed",
+        ),
+        (["predict", "{picture}", "-o", "{out}", "--model", "{model}"], "takes PyTorch"),
+    ],
+)
+def test_what_needs_more_says_so_in_one_line(picture: Path, tmp_path: Path, arguments, words: str) -> None:
+    from tests.test_engines import saved_model
+
+    named = {
+        "picture": str(picture), "out": str(tmp_path / "r.tif"), "data": str(tmp_path),
+        "model": saved_model(tmp_path).path,
+    }  # fmt: skip
+    done = without_extra(*(argument.format(**named) for argument in arguments))
+    assert done.returncode in (1, 2)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("warning: ")]
+    assert len(lines) == 1, done.stderr
+    assert words in lines[0]
+    assert "pip install 'tilesegment[torch]'" in lines[0]
+    assert not (tmp_path / "r.tif").exists()
+
+
+def test_the_base_alone_installs_and_predicts(picture: Path, tmp_path: Path) -> None:
+    """In an environment of its own, from the registry, as a user would."""
+    home = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, timeout=120)
+    binaries = home / ("Scripts" if os.name == "nt" else "bin")
+    # Beside the project, whose folders a build would write to.
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    for name in ("tilesegment", "configs"):
+        (source / name).symlink_to(ROOT / name)
+    command = [str(binaries / "python"), "-m", "pip", "install", "--quiet", str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    listed = subprocess.run(
+        [str(binaries / "python"), "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True
+    ).stdout
+    assert "tilesegment==" in listed
+    assert not names(listed.splitlines()) & set(EXTRA)
+    output = tmp_path / "r.gpkg"
+    command = [str(binaries / "tilesegment"), "predict", str(picture), "-o", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    ours = run_cli("predict", picture, "-o", tmp_path / "ours.gpkg")
+    assert ours.returncode == 0
+    found, expected = (geopandas.read_file(path).to_wkt() for path in (output, tmp_path / "ours.gpkg"))
+    assert found.equals(expected)
+    size = sum(f.lstat().st_size for f in home.rglob("*") if f.is_file() and not f.is_symlink())
+    assert size < 1.3e9, size
