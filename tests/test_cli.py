@@ -234,7 +234,9 @@ class TestStopped:
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
     def test_blocks_were_saved(self, tmp_path: Path, number: int, code: int) -> None:
         script = (
-            "import os\nfrom tilesegment.cli import main\n"
+            "import os, signal\nfrom tilesegment.cli import main\n"
+            # Background jobs of a shell ignore it.
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "from tilesegment.run import pipeline\n"
             f"pipeline._write_outputs = lambda *a: os.kill(os.getpid(), {int(number)})\n"
             f"main.main(['predict', '{tmp_path}/s.png', '-o', '{tmp_path}/r.tif', '-q'])"

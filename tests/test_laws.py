@@ -141,6 +141,13 @@ class TestNodata:
         record = tilesegment.predict(path, tmp_path / "b.tif", model=name, nodata=0)
         assert record["warnings"] == []
         assert (read_mask(tmp_path / "b.tif")[:70] == NODATA).all()
+        # Inside the scene, where only the prediction meets it, another blank area is nobody's concern then.
+        values = rng.integers(1, 255, (3, 141, 187)).astype(np.uint8)
+        values[:, 40:120, 50:150] = 255
+        path = make_raster(values, "inside.tif")
+        record = tilesegment.predict(path, tmp_path / "c.tif", model=name)
+        assert ["--nodata 255" in line for line in record["warnings"]] == [True]
+        assert tilesegment.predict(path, tmp_path / "d.tif", model=name, nodata=0)["warnings"] == []
 
 
 class TestResampling:
@@ -357,7 +364,8 @@ class TestTheLedgersKey:
             "tile": {"tile": 48},
             "overlap": {"overlap": 4},
             "blend": {"blend": "linear"},
-            "engine": {"engine": "openvino"},
+            "engine": {"engine": "openvino", "precision": "fp32"},
+            "engine of the same precision": {"engine": "onnx", "precision": "fp32"},
             "precision": {"precision": "bf16"},
             "device": {"device": "cpu:0"},
         }
@@ -501,7 +509,9 @@ class TestSignals:
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
     def test_exit_codes(self, tmp_path: Path, number: int, code: int) -> None:
         script = (
-            "import os, sys\nfrom tilesegment.cli import main\nfrom tilesegment.run import vectorize\n"
+            "import os, signal\nfrom tilesegment.cli import main\nfrom tilesegment.run import vectorize\n"
+            # Background jobs of a shell ignore it.
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             f"vectorize.vectorize_raster = lambda *a: os.kill(os.getpid(), {int(number)})\n"
             "from tilesegment import api\napi.vectorize_raster = vectorize.vectorize_raster\n"
             f"main.main(['vectorize', 'm.tif', '-o', '{tmp_path}/r.gpkg'])"
