@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -246,3 +248,44 @@ class TestOrigin:
         with rasterio.open(out) as dataset:
             assert dataset.transform.almost_equals(Affine(0.15, 0, 354000, 0, -0.15, 3057000))
             assert dataset.crs.to_epsg() == 32645
+
+
+class TestFullDisk:
+    def test_libtiffs_lines_are_left_out_and_others_pass(self) -> None:
+        script = (
+            "import os, sys\nfrom tilesegment.raster.stderr import without_libtiff\n"
+            "os.write(2, b'before\\n')\n"
+            "with without_libtiff():\n"
+            "    os.write(2, b'_tiffSeekProc: No space left on device.\\nours: 1\\n')\n"
+            "    os.write(2, b'TIFFReadDirectory: Failed\\n')\n"
+            "    print('python', file=sys.stderr, flush=True)\n"
+            "    os.write(2, b'no end of line')\n"
+            "os.write(2, b'\\nafter\\n')\n"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+        assert done.stderr.splitlines() == ["before", "ours: 1", "python", "no end of line", "after"]
+        closed = subprocess.run(
+            [
+                "bash",
+                "-c",
+                f'exec {sys.executable} -c "$0" 2>&-',
+                script.replace("os.write(2", "(lambda *_: 0)(2"),
+            ],
+            timeout=60,
+        )
+        assert closed.returncode == 0
+
+    def test_it_is_called_by_its_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from tilesegment.grid import Grid
+        from tilesegment.raster import sink
+
+        def fail(*_: Any) -> None:
+            raise rasterio.errors.RasterioIOError("TIFFReadDirectory: offset 12")
+
+        band = sink.Band(Grid(None, Affine.identity(), 5, 5), None)
+        monkeypatch.setattr(sink, "_write_tiled", fail)
+        for free, words in ((100, "No space left on device"), (10**9, "TIFFReadDirectory: offset 12")):
+            usage = type("Usage", (), {"free": free})
+            monkeypatch.setattr(sink.shutil, "disk_usage", lambda _, usage=usage: usage)
+            with pytest.raises(OutputError, match=words):
+                sink.write_band(tmp_path / "a.tif", band, lambda _: np.zeros((5, 5), np.uint8))

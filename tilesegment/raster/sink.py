@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,10 +27,13 @@ from tilesegment.atomic import write_text
 from tilesegment.errors import OutputError, SettingsError
 from tilesegment.grid import Grid, Window
 from tilesegment.model.card import ModelClass
+from tilesegment.raster.stderr import without_libtiff
 from tilesegment.tiling.blend import NODATA, PROBABILITY_MAX
 
 RASTERS = (".tif", ".tiff")
 _TILE = 512
+# Bytes that are left of a disk that is full.
+_FULL = 1_000_000
 # Pixels of a side of the raster that creation options are tried on.
 _TRIAL = 256
 
@@ -66,16 +70,26 @@ def write_band(path: Path, band: Band, read: Callable[[Window], NDArray[np.uint8
     """
     plain = path.with_name(path.stem + ".plain.tif") if band.cog else path
     try:
-        _write_tiled(plain, band, read)
-        if band.cog:
-            _to_cog(plain, path, band)
+        with without_libtiff():
+            _write_tiled(plain, band, read)
+            if band.cog:
+                _to_cog(plain, path, band)
         if band.labels is not None:
             write_text(path.with_name(path.name + ".aux.xml"), category_sidecar(band.labels))
     except (RasterioError, CPLE_BaseError, OSError) as error:
-        raise OutputError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"{path}: cannot be written ({_reason(path, error)})") from error
     finally:
         if band.cog:
             plain.unlink(missing_ok=True)
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """What GDAL says; of a full disk it speaks of directories and offsets."""
+    if shutil.disk_usage(path.parent).free < _FULL:
+        return "No space left on device"
+    return " ".join(str(error).split())
 
 
 def check_options(options: tuple[tuple[str, str], ...], cog: bool) -> None:
