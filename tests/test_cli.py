@@ -202,7 +202,7 @@ class TestOneLine:
         done = run("predict", tmp_path / "s.tif", "-o", tmp_path / "m.tif", "--aoi", tmp_path / "a.gpkg")
         assert done.returncode == 0
         assert done.stderr.splitlines()[0].endswith(
-            "a.gpkg: the first of its layers is read (first, second)"
+            "a.gpkg: the first of its layers of areas is read (first, second)"
         )
         assert "UserWarning" not in done.stderr
 

@@ -22,6 +22,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
+from PIL import Image
 
 import tilesegment
 from tests.fakes import fake_card
@@ -30,6 +31,7 @@ from tilesegment.errors import OutputError
 from tilesegment.grid import Grid, Window
 from tilesegment.model.card import ModelClass
 from tilesegment.raster.aoi import region_of
+from tilesegment.raster.picture import Part, read_colour, resampled
 from tilesegment.raster.source import open_scene
 from tilesegment.raster.values import blank_edge, blank_value
 from tilesegment.run import block as block_module
@@ -170,6 +172,20 @@ class TestResampling:
             found = scene.read(scene.grid.window).values
         # Centres lie at 3.75, 4.25, ... of the old pixels: steps of 4 inside.
         np.testing.assert_allclose(found[0, 5, 1:-1], np.arange(1, 23) * 4.0 - 2, atol=1e-4)
+
+    def test_pictures_of_a_data_set_as_scenes(self, tmp_path: Path, rng) -> None:
+        """Training reads as prediction does: the same means, the same lines between pixels."""
+        values = rng.integers(0, 255, (8, 12, 3)).astype(np.uint8)
+        Image.fromarray(values).save(tmp_path / "p.png")
+        bands = values.transpose(2, 0, 1)
+        half = read_colour(tmp_path / "p.png", Part(None, (4, 6))).values
+        means = bands.reshape(3, 4, 2, 6, 2).mean(axis=(2, 4))
+        assert np.abs(half - means).max() <= 0.5
+        for shape in ((4, 6), (16, 24)):
+            with open_scene(tmp_path / "p.png", size=shape) as scene:
+                found = scene.read(scene.grid.window).values
+            np.testing.assert_array_equal(read_colour(tmp_path / "p.png", Part(None, shape)).values, found)
+            np.testing.assert_array_equal(resampled(bands, shape), found)
 
 
 class TestRegions:
@@ -396,6 +412,7 @@ class TestLedgers:
         out = tmp_path / "r.gpkg"
         folder = ledger_folder(out)
         folder.mkdir()
+        (folder / "lock").touch()
         (folder / ".r0-c0.block.0a1b2c").write_bytes(b"half")
         (folder / "r0-c0.block").write_bytes(b"whole?")
         with open_ledger(out, {"a": 1}) as ledger:

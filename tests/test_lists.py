@@ -295,3 +295,67 @@ class TestCoco:
         assert any(
             "1 annotations are of pictures that it does not list, such as 4711" in n for n in reader.notes
         )
+
+
+class TestMaskFiles:
+    """Masks that are drawn in transparency, or saved in more bits."""
+
+    inside: Any = np.kron([[0, 1], [1, 0]], np.ones((8, 8))).astype(np.uint8)
+
+    @pytest.mark.parametrize("kind", ["rgba", "la", "palette", "bits"])
+    def test_what_is_transparent_is_no_roof(self, tmp_path: Path, kind: str) -> None:
+        tiles(tmp_path, ["a", "b", "c"])
+        white = np.full((16, 16), 255, np.uint8)
+        for name in "abc":
+            path = tmp_path / "masks" / f"{name}.png"
+            if kind == "palette":
+                picture = Image.fromarray(self.inside, "P")
+                picture.putpalette([255, 255, 255, 255, 255, 255])
+                picture.save(path, transparency=0)
+            elif kind == "bits":
+                Image.fromarray(self.inside.astype(np.uint16) * 65535).save(path)
+            else:
+                bands = [white] * (3 if kind == "rgba" else 1)
+                Image.fromarray(np.stack([*bands, self.inside * 255], axis=-1)).save(path)
+        reader = open_reader("rooftop-tiles", tmp_path, {"split": {"val": 0.34}})
+        np.testing.assert_array_equal(reader.read("train", 0, None).label, self.inside)
+
+
+@pytest.mark.parametrize(
+    ("edit", "ignored"),
+    [(each(iscrowd="0"), 0), (each(iscrowd="1"), 120), (each(image_id=lambda a: float(a["image_id"])), 0)],
+)
+def test_numbers_as_texts_and_fractions(tmp_path: Path, edit: Any, ignored: int) -> None:
+    label = (
+        open_reader("coco", coco(tmp_path, edit), {"foreground": ["person"]}).read("train", 1, None).label
+    )
+    assert ((label == 255).sum(), (label == 1).sum()) == (ignored, 120 - ignored)
+
+
+def test_paths_of_another_machine(tmp_path: Path) -> None:
+    def edit(data: dict[str, Any]) -> dict[str, Any]:
+        for entry, form in zip(data["images"], ("C:\\x\\{}", "train2017/{}", "{}"), strict=True):
+            entry["file_name"] = form.format(entry["file_name"])
+        return data
+
+    reader = open_reader("coco", coco(tmp_path, edit), {"foreground": ["person"]})
+    for index in range(3):
+        assert (reader.read("train", index, None).label == 1).sum() == 120
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (
+            lambda d: {**d, "categories": [*d["categories"], {"id": 1, "name": "dog"}]},
+            "is both 'person' and 'dog'",
+        ),
+        (
+            lambda d: {**d, "images": [*d["images"], {"id": 9, "file_name": "p1.png"}]},
+            "its file p1.png is in the file twice",
+        ),
+    ],
+)
+def test_what_is_said_twice(tmp_path: Path, edit: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        open_reader("coco", coco(tmp_path, edit), {})

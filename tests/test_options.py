@@ -123,3 +123,32 @@ def test_a_mistyped_variable_does_not_pass(monkeypatch, capsys, name: str, words
         main(["vectorize", "--help"])
     assert caught.value.code == (0 if words is None else 2)
     assert words is None or words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("crs", "EPSG:4326"), ("crs", ""), ("nodata", "5"), ("dtype", "uint16"), ("sharing", "1"),
+        ("PROFILE", "BASELINE"), ("count", "2"), ("transform", "1"), ("mode", "r"), ("driver", "PNG"),
+        ("width", "5"), ("NBITS", "4"),
+    ],
+)  # fmt: skip
+def test_what_is_no_creation_option_or_loses_something(name: str, value: str) -> None:
+    from tilesegment.raster.sink import check_options
+
+    with pytest.raises(SettingsError, match=f"--co {name}"):
+        check_options(((name, value),), False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("compression", "lzma"), ("version", "9"), ("compression_level", "99")]
+)
+def test_parquet(tmp_path, make_raster, name: str, value: str) -> None:
+    import numpy as np
+
+    import tilesegment
+
+    path = make_raster(np.ones((9, 9), np.uint8))
+    with pytest.raises(SettingsError, match="lco"):
+        tilesegment.vectorize(path, tmp_path / "r.parquet", lco={name: value})
+    assert list(tmp_path.glob("r.*")) == []

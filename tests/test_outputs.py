@@ -289,3 +289,86 @@ class TestFullDisk:
             monkeypatch.setattr(sink.shutil, "disk_usage", lambda _, usage=usage: usage)
             with pytest.raises(OutputError, match=words):
                 sink.write_band(tmp_path / "a.tif", band, lambda _: np.zeros((5, 5), np.uint8))
+
+
+class TestWhatIsSomebodyElses:
+    def test_a_folder_with_the_ledgers_name(
+        self, mask: Path, scene, model, counter, tmp_path: Path
+    ) -> None:
+        for call, name in (
+            (lambda out: tilesegment.vectorize(mask, out), "v.gpkg"),
+            (lambda out: tilesegment.predict(scene, out, model=model()), "p.gpkg"),
+        ):
+            folder = tmp_path / f"{name}.partial"
+            folder.mkdir()
+            (folder / "notes.txt").write_text("mine")
+            with pytest.raises(OutputError, match="holds no interrupted run"):
+                call(tmp_path / name)
+            assert (folder / "notes.txt").read_text() == "mine"
+        assert counter.calls == 0
+
+    @pytest.mark.parametrize("name", ["m.tif.json", "m.tif.aux.xml"])
+    def test_folders_where_files_go(self, scene, model, counter, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).mkdir()
+        with pytest.raises(OutputError, match=f"{name}: is a folder"):
+            tilesegment.predict(scene, tmp_path / "m.tif", model=model(), overwrite=True)
+        assert counter.calls == 0
+
+    def test_a_refused_run_changes_nothing(self, mask: Path, tmp_path: Path) -> None:
+        out = tmp_path / "r.gpkg"
+        tilesegment.vectorize(mask, out)
+        with closing(sqlite3.connect(out)) as database:
+            database.execute("PRAGMA journal_mode=WAL")
+        before = everything(tmp_path)
+        with pytest.raises(OutputError, match="exists already"):
+            tilesegment.vectorize(mask, out)
+        assert everything(tmp_path) == before
+
+    def test_links_are_written_through(self, mask: Path, tmp_path: Path) -> None:
+        real, link = tmp_path / "real" / "t.gpkg", tmp_path / "link.gpkg"
+        real.parent.mkdir()
+        link.symlink_to(real)
+        assert tilesegment.vectorize(mask, link)["polygons"] == 2
+        assert link.is_symlink()
+        assert len(pyogrio.read_dataframe(real)) == 2
+        with pytest.raises(OutputError, match="exists already"):
+            tilesegment.vectorize(mask, link)
+        tilesegment.vectorize(mask, link, min_area=5, overwrite=True)
+        assert link.is_symlink()
+        assert len(pyogrio.read_dataframe(real)) == 1
+
+    def test_a_world_file_of_an_older_overlay(self, tmp_path: Path, model, counter) -> None:
+        values = np.random.default_rng(1).integers(0, 255, (40, 50, 3)).astype(np.uint8)
+        Image.fromarray(values).save(tmp_path / "s.png")
+        (tmp_path / "o.wld").write_text("1\n0\n0\n-1\n5\n5\n")
+        with pytest.raises(OutputError, match=r"o\.wld: exists already"):
+            tilesegment.predict(
+                tmp_path / "s.png", tmp_path / "m.tif", overlay=tmp_path / "o.png", model=model()
+            )
+
+
+class TestOddNames:
+    @pytest.mark.parametrize("name", ["A.SHP", "B.GPKG", "c.GeoJSON", "D.FGB"])
+    def test_endings_in_capitals(self, mask: Path, tmp_path: Path, name: str) -> None:
+        tilesegment.vectorize(mask, tmp_path / name)
+        assert (tmp_path / name).is_file()
+        assert len(pyogrio.read_dataframe(tmp_path / name)) == 2
+        assert not [
+            path for path in tmp_path.iterdir() if "incomplete" in path.name or "partial" in path.name
+        ]
+
+    @pytest.mark.parametrize("stem", ["%s", "{x}", "$HOME", "-dash", "a b", "屋 根", "x'y"])
+    def test_work_or_are_refused_before_anything_is_predicted(
+        self, scene, model, counter, tmp_path: Path, stem: str
+    ) -> None:
+        out, refused = tmp_path / f"{stem}.gpkg", ""
+        try:
+            tilesegment.predict(scene, out, model=model())
+        except SettingsError as error:
+            refused = str(error)
+        if refused:
+            assert "layer gives another" in refused
+            assert counter.calls == 0
+            assert not list(tmp_path.glob("*.partial"))
+            tilesegment.predict(scene, out, model=model(), layer="roofs")
+        assert len(pyogrio.read_dataframe(out))

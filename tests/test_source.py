@@ -596,3 +596,64 @@ class TestOrientation:
         path.with_suffix(".jgw").write_text("1\n0\n0\n-1\n1000\n2000\n")
         with open_scene(path) as scene:
             assert (scene.grid.height, scene.grid.width) == (48, 72)
+
+
+class TestOddFiles:
+    def test_uris_of_archives_relative_to_here(self, make_raster, tmp_path: Path, monkeypatch) -> None:
+        path = make_raster(np.zeros((3, 6, 8), np.uint8), "m n.tif")
+        with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+            archive.write(path, "m.tif")
+        monkeypatch.chdir(tmp_path)
+        names = ["zip://z.zip!m.tif", "zip+file://z.zip!m.tif", "zip://z.zip!/m.tif", "zip:z.zip!m.tif"]
+        for name in [*names, f"file://{tmp_path}/m%20n.tif", f"file://{tmp_path}/m n.tif"]:
+            with open_scene(name) as scene:
+                assert scene.read(scene.grid.window).values.shape == (3, 6, 8), name
+
+    def test_a_png_without_its_end(self, tmp_path: Path, rng) -> None:
+        path = tmp_path / "p.png"
+        Image.fromarray(rng.integers(0, 255, (64, 64, 3)).astype(np.uint8)).save(path)
+        whole = path.read_bytes()
+        for share in (0.2, 0.5, 0.95, 1 - 12 / len(whole)):
+            path.write_bytes(whole[: int(len(whole) * share)])
+            for read in (read_colour, open_scene):
+                with pytest.raises(InputError, match=r"p\.png"):
+                    read(path)
+        path.write_bytes(whole)
+        assert read_colour(path).values.shape == (3, 64, 64)
+
+    def test_pixels_without_a_size(self, make_raster) -> None:
+        path = make_raster(np.zeros((3, 6, 8), np.uint8), transform=Affine(0, 0, 5, 0, 0, 9))
+        with pytest.raises(InputError, match="gives pixels no size"):
+            open_scene(path)
+
+    @pytest.mark.parametrize("crs", ["EPSG:4978", "EPSG:5773"])
+    def test_what_is_no_crs_of_a_map(self, make_raster, crs: str) -> None:
+        path = make_raster(np.zeros((3, 20, 30), np.uint8))
+        with pytest.raises(SettingsError, match="is no CRS of a map"):
+            open_scene(path, crs=crs)
+
+    def test_a_geocentric_scene(self, make_raster) -> None:
+        path = make_raster(np.zeros((3, 20, 30), np.uint8), crs="EPSG:4978")
+        with pytest.raises(InputError, match="is no CRS of a map"):
+            open_scene(path, gsd=0.5)
+
+    def test_an_area_in_the_layer_that_has_one(self, make_raster, tmp_path: Path) -> None:
+        path = make_raster(np.zeros((3, 20, 30), np.uint8))
+        point, box = shapely.Point(354001, 3056999), shapely.box(354001, 3056998, 354002, 3056999)
+        areas = tmp_path / "a.gpkg"
+        for layer, shape in (("notes", point), ("area", box)):
+            geopandas.GeoDataFrame(geometry=[shape], crs="EPSG:32645").to_file(areas, layer=layer)
+        kml = tmp_path / "a.kml"
+        corners = ["85.5,27.6", "85.6,27.6", "85.6,27.7", "85.5,27.7", "85.5,27.6"]
+        lon, lat = Transformer.from_crs(32645, 4326, always_xy=True).transform(354000, 3057000)
+        corners = [f"{lon + x},{lat + y}" for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1))]
+        kml.write_text(
+            '<kml xmlns="http://www.opengis.net/kml/2.2"><Document>'
+            f"<Folder><name>p</name><Placemark><Point><coordinates>{corners[0]}</coordinates></Point>"
+            "</Placemark></Folder><Folder><name>q</name><Placemark><Polygon><outerBoundaryIs><LinearRing>"
+            f"<coordinates>{' '.join(corners)}</coordinates></LinearRing></outerBoundaryIs></Polygon>"
+            "</Placemark></Folder></Document></kml>"
+        )
+        with open_scene(path) as scene:
+            assert read_aoi(str(areas), scene.grid).area == pytest.approx(1 / 0.15**2)
+            assert read_aoi(str(kml), scene.grid).covers(shapely.box(0, 0, 30, 20))

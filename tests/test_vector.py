@@ -324,7 +324,7 @@ def test_a_plane_without_an_earth_cannot_be_brought_to_one(make_raster, tmp_path
     values[5:35, 10:50] = 1
     path = make_raster(values, "m.tif", crs=crs)
     for name, settings in (("r.geojson", {}), ("r.gpkg", {"dst_crs": "EPSG:4326"})):
-        with pytest.raises(SettingsError, match="--src-crs"):
+        with pytest.raises(SettingsError, match="src_crs"):
             tilesegment.vectorize(path, tmp_path / name, **settings)
     tilesegment.vectorize(path, tmp_path / "r.gpkg", simplify=0)
     assert geopandas.read_file(tmp_path / "r.gpkg").area_m2[0] == pytest.approx(1200 * 0.15**2)
@@ -341,3 +341,33 @@ def test_the_style_has_a_symbol_for_all_others() -> None:
     categories = [(c.get("value"), c.get("symbol")) for c in root.iter("category")]
     assert categories == [("c1", "0"), ("c2", "1"), ("c3", "2"), ("", "other")]
     assert [s.get("name") for s in root.iter("symbol")] == ["0", "1", "2", "other"]
+
+
+def test_longitudes_beyond_180_are_brought_back(make_raster, tmp_path) -> None:
+    """A scene in longitudes of 0 to 360, one roof on either side of 360 and one across."""
+    values = np.zeros((40, 100), np.uint8)
+    for begin, end in ((5, 20), (40, 60), (80, 95)):
+        values[5:35, begin:end] = 1
+    path = make_raster(values, "m.tif", crs="EPSG:4326", transform=Affine(1e-5, 0, 359.9995, 0, -1e-5, 10))
+    for ending in ("geojson", "geojsonl"):
+        out = tmp_path / f"r.{ending}"
+        tilesegment.vectorize(path, out, simplify=0)
+        found = sorted(geopandas.read_file(out).geometry, key=lambda shape: shape.bounds[0])
+        assert [round(shape.bounds[0] * 1e5) for shape in found] == [-45, -10, 30]
+        assert [round(shape.bounds[2] * 1e5) for shape in found] == [-30, 10, 45]
+        assert sum(shape.area for shape in found) == pytest.approx(1500e-10, rel=1e-6)
+
+
+@pytest.mark.parametrize("ending", ["geojson", "geojsonl", "fgb", "gpkg"])
+def test_roofs_on_both_sides_of_180(make_raster, tmp_path, ending: str) -> None:
+    x, y = pyproj.Transformer.from_crs(4326, 32760, always_xy=True).transform(180.0, -17.0)
+    values = np.zeros((40, 60), np.uint8)
+    for begin, end in ((2, 10), (20, 40), (50, 58)):
+        values[5:35, begin:end] = 1
+    path = make_raster(values, "m.tif", crs="EPSG:32760", transform=Affine(1, 0, x - 30, 0, -1, y + 20))
+    out = tmp_path / f"d.{ending}"
+    assert tilesegment.vectorize(path, out, simplify=0, dst_crs="EPSG:4326")["polygons"] == 3
+    found = geopandas.read_file(out).geometry
+    assert sorted(len(getattr(shape, "geoms", [shape])) for shape in found) == [1, 1, 2]
+    assert all(shape.is_valid for shape in found)
+    assert max(part.bounds[2] - part.bounds[0] for part in found.explode()) < 0.001

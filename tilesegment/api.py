@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,7 @@ def evaluate_scene(
     given = checked(story.Question, settings)
     if output is not None:
         check_folder(Path(output), overwrite)
-    question = story.Question(_source(prediction), _source(truth), **given)
+    question = story.Question(_source(prediction, "prediction"), _source(truth, "truth"), **given)
     with story.evaluate_scene(question, progress) as answer:
         if output is not None:
             write_answer(Path(output), answer)
@@ -309,7 +310,7 @@ def _names(kind: type) -> list[str]:
 def _path(name: str, value: Any) -> Path:
     """Raises SettingsError for what is no path."""
     if not isinstance(value, str | os.PathLike):
-        raise SettingsError(f"{name}: {value!r} is no path")
+        raise SettingsError(f"{name}: {reprlib.repr(value)} is no path")
     return Path(os.fspath(value))
 
 
@@ -317,8 +318,8 @@ def _optional(name: str, value: Any) -> Path | None:
     return None if value is None else _path(name, value)
 
 
-def _source(value: Any) -> str:
+def _source(value: Any, name: str = "source") -> str:
     """Raises SettingsError for what is neither a path nor a URI."""
     if not isinstance(value, str | os.PathLike):
-        raise SettingsError(f"source: {value!r} is neither a path nor a URI")
+        raise SettingsError(f"{name}: {reprlib.repr(value)} is neither a path nor a URI")
     return os.fspath(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -45,14 +46,17 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     if name in _PARSERS and isinstance(value, str | int | float) and not isinstance(value, bool):
-        return _PARSERS[name](str(value))
+        try:
+            return _PARSERS[name](str(value))
+        except SettingsError as error:
+            raise SettingsError(f"{name}: {error}") from None
     choices = get_args(hint) if get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     for choice in choices:
         found = _as(value, choice)
         if found is not None or choice is type(None) is type(value):
             return found
     words = " or ".join(_word(choice) for choice in choices if choice is not type(None))
-    raise SettingsError(f"{name}: {value!r} is not {words}")
+    raise SettingsError(f"{name}: {reprlib.repr(value)} is not {words}")
 
 
 def _as(value: Any, kind: Any) -> Any:

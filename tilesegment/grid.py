@@ -184,6 +184,8 @@ class Grid:
 
         try:
             crs = CRS.from_user_input(self.crs)
+            if crs.is_geocentric or not (crs.is_geographic or crs.is_projected):
+                raise InputError(f"{crs.name!r} is no CRS of a map; name the right one with --src-crs")
             if crs.geodetic_crs is None:
                 raise InputError("the CRS is not tied to the Earth; name the right one with --src-crs")
             return Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
@@ -201,6 +203,10 @@ def require_crs(text: str, option: str) -> None:
     from pyproj.exceptions import CRSError
 
     try:
-        CRS.from_user_input(text)
+        crs = CRS.from_user_input(text)
     except CRSError:
         raise SettingsError(f"{option} {text!r} is no known CRS; write EPSG:25832, for example") from None
+    if crs.is_geocentric or not (crs.is_geographic or crs.is_projected or crs.is_engineering):
+        raise SettingsError(
+            f"{option} {text!r} ({crs.name}) is no CRS of a map, nor longitude and latitude"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -96,6 +97,11 @@ def _run(arguments: list[str] | None) -> int:
         _say("out of memory; run the same command again with a smaller --max-memory")
         return 1
     except BrokenPipeError:
+        return 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            return _internal(error)
+        _say("standard output cannot be written (No space left on device)")
         return 1
     except Exception as error:  # noqa: BLE001 - the last line of defence: one line, not a traceback
         return _internal(error)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -43,13 +43,18 @@ class CocoReader:
 
     def names(self, split: str) -> Sequence[str]:
         """See `Reader`."""
-        return [Path(name).with_suffix("").as_posix() for name in self.pictures.get(split, ())]
+        return [PureWindowsPath(name).with_suffix("").as_posix() for name in self.pictures.get(split, ())]
 
     def read(self, split: str, index: int, rng: np.random.Generator | None = None) -> Sample:
         """See `Reader`."""
         path = _annotations(self.root, split)
         entry = _load(str(path)).pictures[index]
-        picture = read_colour(self.root / f"{_FILES[split]}{_YEAR}" / entry.file)
+        folder = self.root / f"{_FILES[split]}{_YEAR}"
+        path_given = folder / entry.file
+        # Exporters write paths of their own machines.
+        picture = read_colour(
+            path_given if path_given.is_file() else folder / PureWindowsPath(entry.file).name
+        )
         height, width = picture.valid.shape
         if entry.shape not in (None, (height, width)):
             raise InputError(

@@ -51,18 +51,22 @@ def read_coco(path: str, loaded: Any) -> CocoFile:
     for number, entry in enumerate(_list(path, loaded, "annotations")):
         where = f"{path}: annotation {_id(entry, number)}"
         _require(entry, ("image_id", "category_id"), where)
-        by_picture.setdefault(str(entry["image_id"]), []).append(_annotation(entry, number, where))
-    pictures = {}
+        by_picture.setdefault(_key(entry["image_id"]), []).append(_annotation(entry, number, where))
+    pictures: dict[str, Picture] = {}
+    files: set[str] = set()
     for number, entry in enumerate(images):
         where = f"{path}: picture {_id(entry, number)}"
         _require(entry, ("id", "file_name"), where)
-        key = str(entry["id"])
+        key, file = _key(entry["id"]), str(entry["file_name"])
         if key in pictures:
             raise InputError(f"{where}: its id is in the file twice")
+        if file in files:
+            raise InputError(f"{where}: its file {file} is in the file twice")
+        files.add(file)
         size = [entry.get("height"), entry.get("width")]
         shape = None if None in size else (_whole(size[0], where), _whole(size[1], where))
         found = sorted(by_picture.pop(key, []), key=lambda annotation: _order(annotation.id))
-        pictures[key] = Picture(str(entry["file_name"]), shape, tuple(found))
+        pictures[key] = Picture(file, shape, tuple(found))
     notes = []
     if by_picture:
         orphans = sum(map(len, by_picture.values()))
@@ -75,11 +79,13 @@ def read_coco(path: str, loaded: Any) -> CocoFile:
 
 
 def _categories(path: str, loaded: dict[str, Any]) -> dict[int, str] | None:
-    found = {}
+    found: dict[int, str] = {}
     for number, entry in enumerate(loaded.get("categories") or []):
         where = f"{path}: category {_id(entry, number)}"
         _require(entry, ("id", "name"), where)
-        found[_whole(entry["id"], where)] = str(entry["name"])
+        key, name = _whole(entry["id"], where), str(entry["name"])
+        if found.setdefault(key, name) != name:
+            raise InputError(f"{where}: is both {found[key]!r} and {name!r}")
     return dict(sorted(found.items())) or None
 
 
@@ -92,7 +98,7 @@ def _annotation(entry: dict[str, Any], number: int, where: str) -> Annotation:
         _whole(entry["category_id"], where),
         entry.get("segmentation"),
         area,
-        bool(entry.get("iscrowd")),
+        _whole(entry.get("iscrowd") or 0, where) > 0,
     )
 
 
@@ -113,6 +119,12 @@ def _id(entry: Any, number: int) -> str:
     """How an entry is called in messages and sorted: its id, or its place in the list."""
     found = entry.get("id") if isinstance(entry, dict) else None
     return str(number if found is None else found)
+
+
+def _key(value: Any) -> str:
+    """An id as it is compared: 1, 1.0 and "1" are one."""
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value) if whole else value)
 
 
 def _order(text: str) -> tuple[bool, int, str]:

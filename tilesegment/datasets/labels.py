@@ -44,7 +44,8 @@ class Indices:
                     f"{where}: holds fractions ({numbers.dtype}), and classes are whole numbers"
                 )
             if numbers.size and (numbers.min() < 0 or numbers.max() > 65535):
-                raise InputError(f"{where}: holds the value {numbers.max()}, which is no class")
+                wrong_one = numbers.min() if numbers.min() < 0 else numbers.max()
+                raise InputError(f"{where}: holds the value {wrong_one}, which is no class")
             numbers = numbers.astype(np.uint16)
         found = lookup[numbers]
         wrong = found < 0
@@ -89,7 +90,7 @@ class Roofs:
         return np.asarray(lit, np.uint8)
 
 
-_ROOF_NUMBERS = Indices.of({0: 0, 1: 1, 255: 1})
+_ROOF_NUMBERS = Indices.of({0: 0, 1: 1, 255: 1, 65535: 1})
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -43,7 +44,6 @@ def read_polygons(path: str, grid: Grid, asked: str = "") -> NDArray[Any]:
     Raises InputError where the file cannot be read; SettingsError where the grid has no CRS.
     """
     import geopandas
-    import pyogrio
     from pyogrio.errors import DataLayerError, DataSourceError
 
     if grid.crs is None:
@@ -52,10 +52,7 @@ def read_polygons(path: str, grid: Grid, asked: str = "") -> NDArray[Any]:
         if path.lower().endswith((".parquet", ".geoparquet")):
             frame = geopandas.read_parquet(path)
         else:
-            layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
-            if len(layers) > 1:
-                _log.warning("%s: the first of its layers is read (%s)", path, ", ".join(layers))
-            frame = geopandas.read_file(path, columns=[], layer=layers[0] if layers else None)
+            frame = geopandas.read_file(path, columns=[], layer=_layer_of(path))
     except (DataSourceError, DataLayerError, OSError, ValueError) as error:
         raise InputError(f"{asked}{path}: cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(frame, geopandas.GeoDataFrame) or frame.crs is None:
@@ -69,6 +66,26 @@ def read_polygons(path: str, grid: Grid, asked: str = "") -> NDArray[Any]:
         raise InputError(f"{asked}{path}: cannot be brought to the scene's CRS")
     found = shapely.make_valid(found)
     return np.asarray(_areas_of(found))
+
+
+def _layer_of(path: str) -> str | None:
+    """The first layer that holds areas: KML has a layer a folder, and GeoPackages have layers of notes."""
+    import pyogrio
+
+    kinds = {str(name): str(kind or "") for name, kind in pyogrio.list_layers(path)}
+    areal = [name for name, kind in kinds.items() if re.search("Polygon|Surface|Collection|Unknown", kind)]
+    if len(areal) > 1:
+        areal = [name for name in areal if _has_areas(path, name)] or areal
+    if len(areal) > 1:
+        _log.warning("%s: the first of its layers of areas is read (%s)", path, ", ".join(areal))
+    return next(iter([*areal, *kinds]), None)
+
+
+def _has_areas(path: str, layer: str) -> bool:
+    import pyogrio
+
+    frame = pyogrio.read_dataframe(path, columns=[], layer=layer, max_features=1000)
+    return bool(len(_areas_of(frame.geometry.to_numpy())))
 
 
 def _areas_of(geometry: NDArray[Any]) -> NDArray[Any]:
@@ -120,8 +137,12 @@ def _to_grid(crs: Any, grid: Grid) -> Callable[[NDArray[np.float64]], NDArray[np
 
 def _transformer(source: Any, target: Any) -> Any:
     from pyproj import Transformer
+    from pyproj.exceptions import ProjError
 
-    return Transformer.from_crs(source, target, always_xy=True)
+    try:
+        return Transformer.from_crs(source, target, always_xy=True)
+    except ProjError as error:
+        raise InputError("the CRS of the polygons and that of the scene cannot be related") from error
 
 
 def region_of(area: shapely.Geometry, grid: Grid) -> Window:
@@ -145,7 +166,7 @@ def box_region(bbox: tuple[float, float, float, float], grid: Grid) -> Window:
     Raises SettingsError for an empty box, InputError where it lies outside the grid.
     """
     left, bottom, right, top = bbox
-    if not (left < right and bottom < top):
+    if not (left < right and bottom < top and np.isfinite(bbox).all()):
         raise SettingsError(f"--bbox {left:g},{bottom:g},{right:g},{top:g}: write left,bottom,right,top")
     return region_of(shapely.transform(shapely.box(*bbox), grid.to_pixel), grid)
 

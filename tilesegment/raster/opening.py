@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import rasterio
@@ -23,6 +25,8 @@ from rasterio.vrt import WarpedVRT
 from tilesegment.errors import InputError
 from tilesegment.raster.upright import upright
 
+# Bytes at the end of a file that its last part is looked for in.
+_TAIL = 4096
 _LISTING = "GDAL_DISABLE_READDIR_ON_OPEN"
 _NETWORK = tuple(
     f"/vsi{name}/"
@@ -48,7 +52,23 @@ class Additions:
 
 def gdal_path(path: str) -> str:
     """A path as GDAL names it: `file:`, `zip:`, `s3:`, `https:` and other URIs in its own words."""
-    return str(_vsi_path(_parse_path(path)))
+    packed = re.fullmatch(r"(zip|tar|gzip)(?:\+file)?:(?://)?([^!]+)(?:!/?(.*))?", path)
+    if packed is not None:
+        return f"/vsi{packed[1]}/{packed[2]}" + (f"/{packed[3]}" if packed[3] else "")
+    name = str(_vsi_path(_parse_path(path)))
+    if path.startswith("file:") and not os.path.exists(name) and os.path.exists(unquote(name)):
+        return unquote(name)
+    return name
+
+
+def refuse_cut_short(path: str, dataset: Any) -> None:
+    """Raises InputError for a PNG without an end: GDAL reads missing rows as black, and says nothing."""
+    if dataset.driver != "PNG" or not is_local_file(path):
+        return
+    with open(gdal_path(path), "rb") as file:
+        file.seek(max(0, os.path.getsize(file.name) - _TAIL))
+        if b"IEND" not in file.read():
+            raise InputError(f"{path}: damaged, the file ends before the picture does")
 
 
 def is_remote(path: str) -> bool:
@@ -66,6 +86,8 @@ def open_file(path: str, remote: bool | None = None) -> Any:
     """Open with what lies beside it (world files, `.aux.xml`, `.msk`, `.ovr`, headers); over a network
     nobody asks for a listing of the folder, unless the user says otherwise."""
     far = is_remote(path) if remote is None else remote
+    if path.startswith(("file:", "zip", "tar:", "tar+", "gzip")) and not os.path.exists(path):
+        path = gdal_path(path)
     if not far or _LISTING in os.environ or (hasenv() and _LISTING in getenv()):
         return rasterio.open(path)
     with rasterio.Env(**{_LISTING: "EMPTY_DIR"}):
@@ -81,6 +103,7 @@ def opened(path: str, additions: Additions) -> Iterator[tuple[Any, list[Any]]]:
         raise InputError(_cannot_open(path, error)) from error
     handles = [original]
     try:
+        refuse_cut_short(path, original)
         if original.count == 0:
             inside = len(original.subdatasets)
             advice = f"; name one of its {inside} sub-datasets" if inside else ""

@@ -22,6 +22,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from tilesegment.errors import InputError
 from tilesegment.grid import Window
+from tilesegment.raster.opening import refuse_cut_short
 from tilesegment.raster.source import Pixels, gdal_environment, open_scene
 from tilesegment.raster.upright import upright
 
@@ -52,6 +53,11 @@ def read_labels(path: Path, part: Part | None = None, colours: bool = False) -> 
         )
         if colours and dataset.colorinterp[0] == ColorInterp.palette:
             values = _coloured(dataset, values)
+        if ColorInterp.alpha in dataset.colorinterp:
+            # Drawn on nothing: what is transparent is black, whatever colour it would have.
+            band = dataset.colorinterp.index(ColorInterp.alpha) + 1
+            alpha = dataset.read(band, window=window, out_shape=shape, resampling=Resampling.nearest)
+            values[:, alpha == 0] = 0
     return values
 
 
@@ -119,7 +125,7 @@ def _coloured(dataset: Any, values: NDArray[Any]) -> NDArray[np.uint8]:
     """The colours (3, rows, columns) of a palette's numbers (1, rows, columns)."""
     table = np.zeros((256, 3), np.uint8)
     for value, colour in dataset.colormap(1).items():
-        table[value] = colour[:3]
+        table[value] = colour[:3] if colour[3] else 0
     return np.ascontiguousarray(table[values[0]].transpose(2, 0, 1))
 
 
@@ -130,6 +136,7 @@ def _opened(path: Path) -> Iterator[Any]:
             # Pictures have no georeference, and need none.
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with gdal_environment(), rasterio.open(path) as dataset:
+                refuse_cut_short(str(path), dataset)
                 yield upright(dataset)
     except RasterioError as error:
         cause: BaseException = error.__cause__ or error

@@ -32,6 +32,13 @@ from tilesegment.tiling.blend import NODATA, PROBABILITY_MAX
 
 RASTERS = (".tif", ".tiff")
 _TILE = 512
+# What rasterio's `open` would take for arguments of its own.
+_NOT_OPTIONS = frozenset(
+    (
+        *("driver", "width", "height", "count", "crs", "transform", "dtype", "nodata", "mode"),
+        *("sharing", "opener", "thread_safe", "gcps", "rpcs", "fp"),
+    )
+)
 # Bytes that are left of a disk that is full.
 _FULL = 1_000_000
 # Pixels of a side of the raster that creation options are tried on.
@@ -100,9 +107,12 @@ def check_options(options: tuple[tuple[str, str], ...], cog: bool) -> None:
     """
     if not options:
         return
+    for name, _ in options:
+        if name.lower() in _NOT_OPTIONS:
+            raise SettingsError(f"--co {name}: is no creation option of GeoTIFF")
     values = np.random.default_rng(0).permutation(np.arange(_TRIAL * _TRIAL) % 256)
     trial = values.astype(np.uint8).reshape(_TRIAL, _TRIAL)
-    grid = Grid(None, Affine.scale(2), _TRIAL, _TRIAL)
+    grid = Grid("EPSG:32631", Affine(2, 0, 500_000, 0, -2, 1_000_000), _TRIAL, _TRIAL)
     labels = {value: ModelClass(str(value), (value, value, value)) for value in range(255)}
     named = " ".join(f"--co {name}={value}" for name, value in options)
     with tempfile.TemporaryDirectory(prefix="tilesegment-") as folder, _remarks() as remarks:
@@ -113,6 +123,8 @@ def check_options(options: tuple[tuple[str, str], ...], cog: bool) -> None:
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 with rasterio.open(path) as dataset:
                     same = bool((dataset.read(1) == trial).all())
+                    placed = dataset.crs == grid.crs and dataset.transform == grid.transform
+                    marked = dataset.nodata == NODATA and dataset.dtypes == ("uint8",)
         except (OutputError, RasterioError) as error:
             words = remarks[0] if remarks else " ".join(str(error).split()).rpartition("trial.tif: ")[2]
             raise SettingsError(f"{named}: {words}") from error
@@ -120,6 +132,8 @@ def check_options(options: tuple[tuple[str, str], ...], cog: bool) -> None:
         raise SettingsError(f"{named}: {remarks[0]}")
     if not same:
         raise SettingsError(f"{named}: changes class numbers; use lossless options of eight bits")
+    if not (placed and marked):
+        raise SettingsError(f"{named}: loses {'what marks nodata' if placed else 'the georeference'}")
 
 
 @contextmanager

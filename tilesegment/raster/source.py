@@ -348,6 +348,8 @@ class _AlphaBand:
 
 def _grid(dataset: Any) -> Grid:
     crs = dataset.crs.to_wkt() if dataset.crs else None
+    if dataset.transform.determinant == 0:
+        raise InputError(f"{dataset.name}: its geotransform gives pixels no size")
     return Grid(crs or None, dataset.transform, dataset.height, dataset.width)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,7 @@ def _parse_stretch(text: str) -> tuple[float, float, bool]:
         raise SettingsError(
             f"--stretch {text!r} is not MIN,MAX; write two values (0,4000) or percentiles (2%,98%)"
         ) from None
-    if not first < second or (percent and not (first >= 0 and second <= 100)):
+    if not (-math.inf < first < second < math.inf) or (percent and not (first >= 0 and second <= 100)):
         raise SettingsError(f"--stretch {text!r}: the first must be below the second")
     return first, second, percent
 

@@ -24,7 +24,7 @@ _AFTER = {
 }
 _INSTEAD = {
     ".tif": (".tfw", ".tifw"),
-    ".png": (".pgw", ".pngw"),
+    ".png": (".pgw", ".pngw", ".wld"),
     ".shp": (
         *(".shx", ".dbf", ".prj", ".cpg", ".qpj", ".qix", ".sbn", ".sbx", ".idm", ".ind", ".fbn", ".fbx"),
         *(".ain", ".aih", ".atx", ".ixs", ".mxs", ".cst"),
@@ -77,7 +77,7 @@ def temporary_for(path: Path) -> Path:
     """Where an output is written before it takes its name: beside it, so that renaming is atomic, and
     with its extension, which drivers look at. A killed run leaves one at most, and the next replaces it."""
     short = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
-    return path.with_name(f".{short}.incomplete{path.suffix}")
+    return path.with_name(f".{short}.incomplete{path.suffix.lower()}")
 
 
 @contextmanager
@@ -115,6 +115,7 @@ def publish(*paths: Path) -> None:
         for path in reversed(paths):
             ends = {file: file.name.removeprefix(temporary_for(path).stem) for file in files[path]}
             names = {file: path.with_name(path.stem + end) for file, end in ends.items()}
+            names[temporary_for(path)] = path
             for file in belongings(path):
                 if file not in names.values():
                     file.unlink(missing_ok=True)

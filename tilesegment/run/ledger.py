@@ -108,6 +108,8 @@ def open_ledger(output: Path, key: dict[str, Any], resume: bool = True) -> Itera
     """
     folder = ledger_folder(output)
     shutil.rmtree(_discarded(folder), ignore_errors=True)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / _LOCK).is_file():
+        raise OutputError(f"{folder}: holds no interrupted run, and is where this one's goes; move it away")
     try:
         folder.mkdir(exist_ok=True)
         lock = (folder / _LOCK).open("a+")

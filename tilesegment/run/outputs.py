@@ -25,6 +25,13 @@ class Outputs:
     probability: Path | None = None
     overlay: Path | None = None
 
+    def __post_init__(self) -> None:
+        # A link is written through, as everything else does.
+        for name in ("main", "mask", "probability", "overlay"):
+            path = getattr(self, name)
+            if path is not None and path.is_symlink():
+                object.__setattr__(self, name, Path(os.path.realpath(path)))
+
     @property
     def vector(self) -> Path | None:
         """The file of polygons, if one is wanted."""
@@ -63,7 +70,13 @@ class Outputs:
             raise SettingsError("two outputs have the same name")
         for path in self.all:
             check_place(path)
+        for file in (self.record, *(found for path in self.all for found in belongings(path))):
+            if file.is_dir():
+                raise OutputError(f"{file}: is a folder, and a file of this name is to be written")
         self.spare(path for path in inputs if path is not None)
+
+    def settle(self) -> None:
+        """Bring what is to be replaced to rest. Raises OutputError where another program has it open."""
         for path in self.all:
             settle(path)
 

@@ -84,6 +84,7 @@ def run_predict(
         check_scheduler(settings.scheduler)
     outputs.check(source, settings.aoi)
     refuse_existing(outputs, settings.overwrite)
+    outputs.settle()
     with ExitStack() as stack:
         stack.enter_context(gdal_environment(settings.gdal))
         folder = ledger_folder(outputs.main)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import math
 import os
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -187,7 +188,7 @@ def _check(settings: PredictSettings) -> None:
         value = getattr(settings, name)
         if value is not None and value < least:
             raise SettingsError(f"--{name.replace('_', '-')} {value} is less than {least}")
-    if settings.gsd is not None and settings.gsd <= 0:
+    if settings.gsd is not None and not 0 < settings.gsd < math.inf:
         raise SettingsError(f"--gsd {settings.gsd:g} is no pixel size in metres")
     if settings.workers is not None and settings.scheduler is not None:
         raise SettingsError("--workers starts a cluster and --scheduler joins one; give one of them")

@@ -57,6 +57,8 @@ def vectorize_raster(
     outputs.check(source)
     if not given.overwrite:
         outputs.refuse_existing()
+    outputs.settle()
+    output = outputs.main
     with (
         gdal_environment(given.gdal),
         open_scene(
@@ -67,6 +69,8 @@ def vectorize_raster(
         _refuse_pictures(scene)
         grid = scene.grid
         settings, notes = resolve_measures(settings, grid, None)
+        if scene.band_count > 1:
+            notes.append(f"band 1 of {scene.band_count} is traced")
         plan = _plan(grid.height, grid.width)
         found = _values(scene.spec, plan)
         tolerance = shared_tolerance(settings.simplify, grid) if len(found) > 1 else None

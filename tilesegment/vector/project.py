@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,46 +19,48 @@ def to_world(geometry: Geometries, grid: Grid, target: str | None) -> Geometries
     counter-clockwise."""
     world = shapely.transform(geometry, grid.to_world)
     if target is not None and target != grid.crs:
-        world = shapely.transform(world, projector(grid.crs, target))
-        if not target.startswith("OGC:"):
-            # GDAL does so itself where it writes GeoJSON.
-            world = _cut_at_180(world, target)
+        world = _cut_at_180(shapely.transform(world, projector(grid.crs, target)), target)
     return np.asarray(shapely.orient_polygons(world))
 
 
 def _cut_at_180(world: Geometries, target: str) -> Geometries:
-    """Outlines in degrees that cross 180 degrees, in two parts: joined by their longitudes as they are,
-    they would reach around the Earth."""
+    """Outlines in degrees with longitudes of -180 to 180; those that cross 180 degrees in two parts: joined
+    by their longitudes as they are, they would reach around the Earth."""
     from pyproj import CRS
 
     crs = CRS.from_user_input(target)
     if not crs.is_geographic:
         return world
     turn = math.tau / crs.axis_info[0].unit_conversion_factor
-    bounds = shapely.bounds(world)
-    for index in np.flatnonzero(bounds[:, 2] - bounds[:, 0] > turn / 2):
-        east = shapely.transform(
-            world[index], lambda xy: np.column_stack([xy[:, 0] + turn * (xy[:, 0] < 0), xy[:, 1]])
-        )
-        parts = [
-            shapely.intersection(shapely.make_valid(east), shapely.box(left, -turn, left + turn / 2, turn))
-            for left in (0, turn / 2)
-        ]
-        parts[1] = shapely.transform(parts[1], lambda xy: xy - [turn, 0])
-        world[index] = shapely.multipolygons(
-            [p for p in shapely.get_parts(np.array(parts)) if p.geom_type == "Polygon"]
-        )
+    half = turn / 2
+    west, _, east, _ = shapely.bounds(world).T
+    for index in np.flatnonzero((east - west > half) | (east > half) | (west < -half)):
+        whole = world[index]
+        if east[index] - west[index] > half:
+            whole = shapely.transform(
+                whole, lambda xy: np.column_stack([xy[:, 0] + turn * (xy[:, 0] < 0), xy[:, 1]])
+            )
+        whole = shapely.make_valid(whole)
+        first, _, last, _ = shapely.bounds(whole)
+        parts: list[shapely.Geometry] = []
+        for number in range(math.floor((first + half) / turn), math.ceil((last + half) / turn)):
+            left = number * turn - half
+            part = shapely.intersection(whole, shapely.box(left, -turn, left + turn, turn))
+            moved = shapely.transform(part, partial(np.add, [-number * turn, 0.0]))
+            parts += [p for p in shapely.get_parts(moved) if p.geom_type == "Polygon"]
+        world[index] = parts[0] if len(parts) == 1 else shapely.multipolygons(parts)
     return world
 
 
 def crosses_180(grid: Grid, target: str | None) -> bool:
     """Whether outlines may have to be cut at 180 degrees, so that the layer is one of multipolygons."""
-    if target is None or target == grid.crs or target.startswith("OGC:"):
+    if target is None or target == grid.crs:
         return False
     height, width = grid.height, grid.width
     corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], float)
     lon = grid.to_lonlat(grid.to_world(corners))[:, 0]
-    return bool(np.ptp(lon) > 180)
+    turns = np.floor((lon + 180) / 360)
+    return bool(np.ptp(lon) > 180 or np.ptp(turns) > 0)
 
 
 def projector(source: str | None, target: str) -> Any:

@@ -75,6 +75,8 @@ def read_layer(path: str, layer: str | None = None) -> PolygonLayer:
     store.clear()
     give_back_memory()
     confidence = np.concatenate(parts["confidence"]) if parts["confidence"] else None
+    if confidence is not None and confidence.dtype == object and all(v is None for v in confidence):
+        confidence = None
     if confidence is not None and confidence.dtype.kind not in "fiu":
         raise InputError(f"{path}: its column 'confidence' holds no numbers")
     if confidence is not None:
@@ -228,8 +230,12 @@ class Plane:
         if crs == self.crs:
             return polygons
         from pyproj import Transformer
+        from pyproj.exceptions import ProjError
 
-        transformer = Transformer.from_crs(crs, self.crs, always_xy=True)
+        try:
+            transformer = Transformer.from_crs(crs, self.crs, always_xy=True)
+        except ProjError as error:
+            raise InputError(f"{where}: its CRS and the other's cannot be related") from error
         moved = polygons.moved(lambda xy: np.column_stack(transformer.transform(xy[:, 0], xy[:, 1])))
         if not np.isfinite(moved.coords).all():
             raise InputError(f"{where}: holds coordinates outside the area its CRS is defined for")

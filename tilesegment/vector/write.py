@@ -16,7 +16,7 @@ import numpy as np
 import shapely
 
 from tilesegment.atomic import write_text
-from tilesegment.errors import OutputError, SettingsError
+from tilesegment.errors import OutputError, SettingsError, TilesegmentError
 from tilesegment.grid import Grid
 from tilesegment.model.card import ModelClass
 from tilesegment.vector.attributes import attribute_columns
@@ -104,9 +104,12 @@ def check_layer(path: Path, layer: Layer) -> None:
     target = _target_crs(layer, DRIVERS[path.suffix.lower()])
     if target is not None and target != layer.grid.crs:
         projector(layer.grid.crs, target)
-    if not layer.options:
+    usual = re.fullmatch(r"\w[\w.-]*", layer.name) is not None
+    if not layer.options and usual:
         return
     named = " ".join(f"--lco {name}={value}" for name, value in layer.options)
+    if not usual:
+        named = f"layer {layer.name!r} (--layer gives another) {named}".rstrip()
     square = np.array([shapely.box(1, 1, 2, 2)], object)
     one = np.ones(1, np.int64)
     trial = Features(square, one, one, one, one)
@@ -157,7 +160,7 @@ def _record_batches(
 ) -> Iterator[Any]:
     import pyarrow as pa
 
-    schema = _schema(driver)
+    schema, multi = _schema(driver), crosses_180(layer.grid, target)
     names = {value: entry.name for value, entry in layer.labels.items()}
     for features in batches:
         if not len(features):
@@ -165,6 +168,10 @@ def _record_batches(
         columns = attribute_columns(features, layer.grid, names, layer.confidence)
         arrays = [pa.array(values, from_pandas=True) for values in columns.values()]
         geometry = to_world(features.geometry, layer.grid, target)
+        if multi:
+            # Some drivers take a layer's type at its word.
+            parts, owners = shapely.get_parts(geometry, return_index=True)
+            geometry = np.asarray(shapely.multipolygons(parts, indices=owners))
         arrays.append(pa.array(shapely.to_wkb(geometry, byte_order=1)))
         yield pa.RecordBatch.from_arrays(
             [array.cast(kind) for array, kind in zip(arrays, schema.types, strict=True)], schema=schema
@@ -222,6 +229,7 @@ def _write_ogr(path: Path, driver: str, layer: Layer, target: str | None, tables
 
 
 def _write_parquet(path: Path, layer: Layer, target: str | None, tables: Any) -> None:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema = _schema("Parquet")
@@ -246,7 +254,9 @@ def _write_parquet(path: Path, layer: Layer, target: str | None, tables: Any) ->
         ) as writer:
             for table in tables:
                 writer.write_batch(table)
-    except TypeError as error:
+    except (TypeError, ValueError, AttributeError, pa.ArrowException) as error:
+        if not layer.options or isinstance(error, TilesegmentError):
+            raise
         raise SettingsError(f"--lco: {str(error).split(') ')[-1]} (Parquet)") from error
 
 
