@@ -227,6 +227,10 @@ class TestCoco:
     @pytest.mark.parametrize(
         ("edit", "words"),
         [
+            (second(category_id=None), "annotation 2: has no category_id (p2.png)"),
+            (second(category_id="x"), "annotation 2: 'x' is no whole number (p2.png)"),
+            (second(area="big"), "annotation 2: its area 'big' is no number (p2.png)"),
+            (second(iscrowd="yes"), "annotation 2: 'yes' is no whole number (p2.png)"),
             (second(segmentation=[]), "annotation 2 of p2.png has no outline"),
             (second(segmentation=None), "annotation 2 of p2.png has no outline"),
             (second(segmentation=[[6, 4, 18, 14]]), "annotation 2 of p2.png has an outline of 4 numbers"),
@@ -256,9 +260,6 @@ class TestCoco:
             (lambda data: {**data, "annotations": None}, "has no list of annotations"),
             (lambda data: {**data, "images": {}}, "has no list of images"),
             (second(image_id=None), "annotation 2: has no image_id"),
-            (second(category_id=None), "annotation 2: has no category_id"),
-            (second(category_id="x"), "annotation 2: 'x' is no whole number"),
-            (second(area="big"), "annotation 2: its area 'big' is no number"),
             (lambda data: {**data, "images": data["images"] * 2}, "picture 1: its id is in the file twice"),
             (lambda data: {**data, "images": [{"id": 1}]}, "picture 1: has no file_name"),
         ],

@@ -49,6 +49,8 @@ class CocoReader:
         """See `Reader`."""
         path = _annotations(self.root, split)
         entry = _load(str(path)).pictures[index]
+        if entry.fault:
+            raise InputError(f"{entry.fault} ({entry.file})")
         folder = self.root / f"{_FILES[split]}{_YEAR}"
         path_given = folder / entry.file
         # Exporters write paths of their own machines.

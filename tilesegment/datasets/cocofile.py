@@ -21,11 +21,13 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture. shape: (rows, columns), None where it is not said; annotations in the order of ids."""
+    """One picture. shape: (rows, columns), None where it is not said; annotations in the order of ids.
+    fault: what is wrong with one of them, so that the picture cannot be used."""
 
     file: str
     shape: tuple[int, int] | None
     annotations: tuple[Annotation, ...]
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,23 @@ def read_coco(path: str, loaded: Any) -> CocoFile:
     """A file's JSON as plain values. Ids may be text where numbers are usual, and the other way round; what
     can be known from elsewhere (sizes, areas) may be missing.
 
-    Raises InputError where a picture or an annotation cannot be understood, naming it.
+    Raises InputError where the file or a picture cannot be understood. An annotation that cannot is a fault
+    of its picture, so that whoever checks the data goes on to the next.
     """
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: holds a {type(loaded).__name__} where COCO has an object with images")
     images = _list(path, loaded, "images")
     by_picture: dict[str, list[Annotation]] = {}
+    faults: dict[str, str] = {}
     for number, entry in enumerate(_list(path, loaded, "annotations")):
         where = f"{path}: annotation {_id(entry, number)}"
-        _require(entry, ("image_id", "category_id"), where)
-        by_picture.setdefault(_key(entry["image_id"]), []).append(_annotation(entry, number, where))
+        _require(entry, ("image_id",), where)
+        key = _key(entry["image_id"])
+        try:
+            _require(entry, ("category_id",), where)
+            by_picture.setdefault(key, []).append(_annotation(entry, number, where))
+        except InputError as error:
+            faults.setdefault(key, str(error))
     pictures: dict[str, Picture] = {}
     files: set[str] = set()
     for number, entry in enumerate(images):
@@ -66,7 +75,7 @@ def read_coco(path: str, loaded: Any) -> CocoFile:
         size = [entry.get("height"), entry.get("width")]
         shape = None if None in size else (_whole(size[0], where), _whole(size[1], where))
         found = sorted(by_picture.pop(key, []), key=lambda annotation: _order(annotation.id))
-        pictures[key] = Picture(file, shape, tuple(found))
+        pictures[key] = Picture(file, shape, tuple(found), faults.get(key, ""))
     notes = []
     if by_picture:
         orphans = sum(map(len, by_picture.values()))
