@@ -4,6 +4,7 @@ WORKDIR /opt/tilesegment
 COPY pyproject.toml README.md LICENSE ./
 COPY configs configs
 COPY tilesegment tilesegment
+# With '.[torch]' for GPUs, networks of your own and training.
 RUN pip install --no-cache-dir .
 WORKDIR /data
 ENTRYPOINT ["tilesegment"]

@@ -103,6 +103,13 @@ def test_paths_and_parameters_by_their_own_names(function: Any, make_raster, tmp
         function(path, tmp_path / "s.gpkg", src_crs="nothing")
 
 
+def test_scenes_too() -> None:
+    for value in (5, None, b"x", np.zeros((3000, 3))):
+        with pytest.raises(SettingsError, match="is neither a path nor a URI") as caught:
+            tilesegment.open_scene(value)
+        assert len(str(caught.value)) < 200
+
+
 def test_evaluation_too(tmp_path: Path) -> None:
     for settings, words in (
         ({"distances": "1"}, "distances: '1' is not a list of numbers"),

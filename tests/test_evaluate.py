@@ -788,3 +788,17 @@ class TestLayers:
             plane = Plane.of(frame.crs.to_wkt(), tuple(frame.total_bounds))
             found = plane.project(Polygons.of(frame.to_numpy()), frame.crs.to_wkt(), "x")
             assert found.area[0] == pytest.approx(moved.area, rel=2e-3)
+
+
+def test_polygons_of_formats_that_are_only_read(tmp_path: Path) -> None:
+    """A layer against itself, drawn in Google Earth."""
+    corners = "85.5,27.6 85.501,27.6 85.501,27.601 85.5,27.601 85.5,27.6"
+    (tmp_path / "a.kml").write_text(
+        '<kml xmlns="http://www.opengis.net/kml/2.2"><Document><Folder><name>q</name><Placemark><Polygon>'
+        f"<outerBoundaryIs><LinearRing><coordinates>{corners}</coordinates></LinearRing></outerBoundaryIs>"
+        "</Polygon></Placemark></Folder></Document></kml>"
+    )
+    shape = shapely.Polygon([tuple(map(float, pair.split(","))) for pair in corners.split()])
+    geopandas.GeoDataFrame(geometry=[shape], crs="EPSG:4326").to_file(tmp_path / "b.gpkg")
+    figures = tilesegment.evaluate_scene(tmp_path / "a.kml", tmp_path / "b.gpkg", pixel=1.0)
+    assert figures["objects"]["f1"] == 1

@@ -32,8 +32,9 @@ from tilesegment.grid import Grid, Window
 from tilesegment.model.card import ModelClass
 from tilesegment.raster.aoi import region_of
 from tilesegment.raster.picture import Part, read_colour, resampled
+from tilesegment.raster.sink import Band, write_band
 from tilesegment.raster.source import open_scene
-from tilesegment.raster.values import blank_edge, blank_value
+from tilesegment.raster.values import blank_edge, blank_value, value_range
 from tilesegment.run import block as block_module
 from tilesegment.run.job import TraceSettings
 from tilesegment.run.ledger import ledger_folder, open_ledger
@@ -126,6 +127,7 @@ class TestNodata:
         for value, expected in ((0, 0), (255, 255), (7, None)):
             assert blank_value(np.full((3, 4, 4), value, np.uint8), yes) == expected
         assert blank_value(np.full((3, 4, 4), 65535, np.uint16), yes) == 65535
+        assert blank_value(np.full((3, 4, 4), 255, np.uint16), yes) == 255
         one = np.zeros((3, 4, 4), np.uint8)
         one[2, 3, 3] = 1
         assert blank_value(one, yes) is None
@@ -186,6 +188,31 @@ class TestResampling:
                 found = scene.read(scene.grid.window).values
             np.testing.assert_array_equal(read_colour(tmp_path / "p.png", Part(None, shape)).values, found)
             np.testing.assert_array_equal(resampled(bands, shape), found)
+
+    def test_overviews_show_classes_and_mean_probabilities(self, tmp_path: Path) -> None:
+        rows, cols = np.indices((600, 600))
+        board = ((rows + cols) % 2).astype(np.uint8)
+        grid = Grid("EPSG:32645", Affine(1, 0, 0, 0, -1, 0), 600, 600)
+        labels = {0: ModelClass("a", (0, 0, 0)), 100: ModelClass("b", (9, 9, 9))}
+        found = {}
+        for name, kind in (("classes", labels), ("probability", None)):
+            path = tmp_path / f"{name}.tif"
+            write_band(path, Band(grid, kind), lambda window: board[window.slices] * 100)
+            with rasterio.open(path, overview_level=0) as dataset:
+                assert dataset.shape == (300, 300)
+                found[name] = set(np.unique(dataset.read(1)).tolist())
+        assert found["classes"] <= {0, 100}
+        assert found["probability"] == {50}
+
+    def test_a_flat_band_has_a_range(self, make_raster) -> None:
+        values = np.stack([np.full((40, 50), 500), np.arange(2000).reshape(40, 50), np.zeros((40, 50))])
+        with open_scene(make_raster(values.astype(np.uint16))) as scene:
+            found = value_range(scene, None, "uint8", (0.0, 255.0))
+        assert (found.low[0], found.low[2]) == (500, 0)
+        assert 500 < found.high[0] < 501
+        assert 0 < found.high[2] < 1
+        # By hand: of 0 to 1999, 2 and 98 percent.
+        assert (found.low[1], found.high[1]) == pytest.approx((0.02 * 1999, 0.98 * 1999))
 
 
 class TestRegions:

@@ -7,6 +7,7 @@ give slightly different values for overlapping windows, and a pixel must not dep
 from __future__ import annotations
 
 import os
+import reprlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,6 +111,8 @@ def open_scene(
 
     Raises InputError where the file cannot be used, SettingsError where bands or nodata do not fit it.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise SettingsError(f"{reprlib.repr(path)} is neither a path nor a URI")
     name = os.fspath(path)
     if crs is not None:
         require_crs(crs, "--src-crs")

@@ -45,6 +45,8 @@ _MOST_PIXELS = 4e10
 # An object counts where more than this share of it lies in the area that was labelled.
 _MOSTLY = 0.5
 _CHUNK = 50_000
+# Formats of polygons that are read and not written.
+_READ_ONLY = (".kml", ".kmz", ".gml", ".tab", ".mif", ".gdb")
 _EXACT = VectorSettings(min_area=Measure(0.0), simplify=Measure(0.0), fill_holes=Measure(0.0))
 
 Progress = Callable[[int, int], None]
@@ -157,7 +159,7 @@ def _check(question: Question) -> None:
 
 
 def _side(path: str, traced: Path, nodata: float | None) -> Side:
-    if is_vector(path):
+    if is_vector(path) or Path(path).suffix.lower() in _READ_ONLY:
         layer = read_layer(path)
         return Side(path, layer, None, of_layer(path, layer.names))
     with open_scene(path, bands=1, nodata=nodata, raw=True) as scene:
