@@ -536,6 +536,64 @@ class TestBatches:
         assert abs(seen.count(10) - 30) <= 26
 
 
+class TestTraining:
+    def test_what_comes_in_from_outside_is_ignored(self) -> None:
+        """A picture smaller than the crop: its rim is filled, and no class is learnt from it."""
+        from tilesegment.datasets.sample import IGNORE, Sample
+        from tilesegment.train.augment import Augment
+
+        whole = np.ones((10, 12), np.bool_)
+        sample = Sample(np.ones((3, 10, 12), np.float32), np.full((10, 12), 1, np.uint8), whole)
+        steps = ([], [{"Affine": {"translate_px": {"x": 5, "y": 3}, "p": 1.0}}], [{"Rotate": {"p": 1.0}}])
+        for number, given in enumerate(steps):
+            found = Augment(given, (32, 32), "crop")(sample, number)
+            assert found.label.shape == (32, 32)
+            assert set(np.unique(found.label).tolist()) == {1, IGNORE}
+            assert (found.label[~found.valid] == IGNORE).all()
+            assert found.valid.sum() <= 120
+            assert found.valid.any()
+
+    def test_values_beyond_the_range_are_cut(self) -> None:
+        """By hand: of a range of 10 to 20, 5 is 0, 15 is 0.5 and 40 is 1, before mean and deviation."""
+        from tilesegment.model.preprocess import normalise
+
+        card = fake_card(2, mean=(0.5, 0.5, 0.5), std=(0.5, 0.25, 1.0))
+        values = np.array([[[5, 10, 15, 20, 40]]] * 3, np.int16)
+        valid = np.array([[True] * 4 + [False]])
+        found = normalise(values, None, (10.0,) * 3, (20.0,) * 3, card)
+        np.testing.assert_allclose(found[0, 0], [-1, -1, 0, 1, 1])
+        np.testing.assert_allclose(found[1, 0], [-2, -2, 0, 2, 2])
+        np.testing.assert_allclose(found[2, 0], [-0.5, -0.5, 0, 0.5, 0.5])
+        assert normalise(values, valid, (10.0,) * 3, (20.0,) * 3, card)[:, 0, 4].tolist() == [0, 0, 0]
+
+    def test_every_step_draws_its_own_dropout(self) -> None:
+        from tilesegment.train.loop import _mixed
+
+        seeds = {(s, e, k): _mixed(s, e, k) for s in range(3) for e in range(3) for k in range(3)}
+        assert len(set(seeds.values())) == 27
+        assert _mixed(1, 2, 3) == _mixed(1, 2, 3)
+
+    @pytest.mark.parametrize(
+        ("count", "shares", "expected"),
+        [
+            (100, {"train": 0.9, "val": 0.05, "test": 0.05}, (90, 5, 5)),
+            (10, {"train": 0.9, "val": 0.05, "test": 0.05}, (8, 1, 1)),
+            (3, {"train": 0.9, "val": 0.05, "test": 0.05}, (1, 1, 1)),
+            (2, {"train": 0.9, "val": 0.05, "test": 0.05}, (1, 1, 0)),
+            (1, {"train": 0.9, "val": 0.05, "test": 0.05}, (1, 0, 0)),
+            (10, {"val": 0.2}, (8, 2, 0)),
+        ],
+    )
+    def test_shares(self, count: int, shares: dict[str, float], expected: tuple[int, ...]) -> None:
+        from tilesegment.datasets.split import split
+
+        names = [f"n{k}" for k in range(count)]
+        found = split(names, [""] * count, shares, 3, "here")
+        assert tuple(len(found[name]) for name in ("train", "val", "test")) == expected
+        assert sorted(k for part in found.values() for k in part) == list(range(count))
+        assert split(names, [""] * count, shares, 3, "here") == found
+
+
 class TestThreads:
     def test_a_forward_pass_has_one_thread(self, tmp_path: Path) -> None:
         """More would give other last bits than the same pass with one."""

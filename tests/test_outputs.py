@@ -179,6 +179,21 @@ class TestOverwriting:
             other.execute("COMMIT")
             assert other.execute("SELECT count(*) FROM edits").fetchone() == (0,)
 
+    def test_a_file_that_is_opened_meanwhile(self, tmp_path: Path) -> None:
+        """Another program that opens the old file while the new one is made keeps it."""
+        from tilesegment.run.files import publish
+
+        out = tmp_path / "r.gpkg"
+        for path in (out, temporary_for(out)):
+            with closing(sqlite3.connect(path)) as database:
+                database.execute("CREATE TABLE a (x)")
+        with closing(sqlite3.connect(out, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            before = out.read_bytes()
+            with pytest.raises(OutputError, match="open in another program"):
+                publish(out)
+            assert out.read_bytes() == before
+
     def test_the_record_is_that_of_the_new_output(self, mask: Path, tmp_path: Path) -> None:
         out = tmp_path / "r.geojson"
         tilesegment.vectorize(mask, out, min_area=5)

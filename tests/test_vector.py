@@ -333,6 +333,16 @@ def test_a_plane_without_an_earth_cannot_be_brought_to_one(make_raster, tmp_path
     assert geopandas.read_file(tmp_path / "r.geojson").total_bounds[0] == pytest.approx(85.5, abs=0.5)
 
 
+def test_a_large_shape_on_a_plane_of_its_own(make_raster, tmp_path) -> None:
+    crs = 'LOCAL_CS["Site",LOCAL_DATUM["x",0],UNIT["foot",0.3048],AXIS["E",EAST],AXIS["N",NORTH]]'
+    values = np.ones((60, 50), np.uint8)
+    path = make_raster(values, "m.tif", crs=crs, transform=Affine(1000, 0, 0, 0, -1000, 0))
+    tilesegment.vectorize(path, tmp_path / "r.gpkg", simplify=0)
+    found = geopandas.read_file(tmp_path / "r.gpkg")
+    assert found.area_m2[0] == pytest.approx(3000 * 304.8**2)
+    assert found.perimeter_m[0] == pytest.approx(220 * 304.8)
+
+
 def test_the_style_has_a_symbol_for_all_others() -> None:
     style = layer_style({value: ModelClass(f"c{value}", (value, 0, 0)) for value in range(1, 4)})
     root = ElementTree.fromstring(  # noqa: S314 - our own

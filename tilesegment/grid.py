@@ -126,9 +126,9 @@ class Grid:
         """
         if self.crs is None:
             return np.broadcast_to(np.eye(2), (len(points), 2, 2)).copy()
-        if self._local_metres is not None:
+        if self.is_local:
             a, b, _, d, e, _ = self.transform[:6]
-            plane = np.array([[a, b], [d, e]]) * self._local_metres
+            plane = np.array([[a, b], [d, e]]) * (self._local_metres or 1.0)
             return np.broadcast_to(plane, (len(points), 2, 2)).copy()
         half = np.array([[0.5, 0.0], [-0.5, 0.0], [0.0, 0.5], [0.0, -0.5]])
         probes = (points[:, None, :] + half[None]).reshape(-1, 2)
@@ -147,6 +147,11 @@ class Grid:
         """Ground area of one pixel at pixel coordinates (n, 2): (n,) in square metres (square pixels
         without a CRS)."""
         return np.asarray(np.abs(np.linalg.det(self.metric_at(points))), dtype=np.float64)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the CRS is a plane that is not tied to the Earth."""
+        return self.crs is not None and self._local_metres is not None
 
     @cached_property
     def _local_metres(self) -> float | None:

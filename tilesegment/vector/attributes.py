@@ -33,7 +33,8 @@ def ground_size(geometry: Geometries, grid: Grid) -> tuple[NDArray[np.float64], 
     area, perimeter = shapely.area(flat), shapely.length(flat)
     bounds = shapely.bounds(flat)
     extent = np.maximum(bounds[:, 2] - bounds[:, 0], bounds[:, 3] - bounds[:, 1])
-    for row in np.flatnonzero(extent > _LOCAL_METRES):
+    # A plane of its own is flat at any size.
+    for row in np.flatnonzero((extent > _LOCAL_METRES) & (not grid.is_local)):
         area[row], perimeter[row] = _geodesic(geometry[row], grid)
     return area, perimeter
 
