@@ -593,6 +593,47 @@ class TestTraining:
         assert sorted(k for part in found.values() for k in part) == list(range(count))
         assert split(names, [""] * count, shares, 3, "here") == found
 
+    def test_shares_are_drawn(self) -> None:
+        """Neither the first nor the last pictures of a folder, and others with another seed."""
+        from tilesegment.datasets.split import split
+
+        names = [f"n{k}" for k in range(60)]
+        drawn = [split(names, [""] * 60, {"val": 0.3}, seed, "here")["val"] for seed in range(5)]
+        assert len({tuple(part) for part in drawn}) == 5
+        assert all(part not in (list(range(18)), list(range(42, 60))) for part in drawn)
+
+    def test_weights_of_a_class_that_never_occurs(self) -> None:
+        """By hand: of two classes with shares of 3/4 and 1/4 and a third without a pixel, 4/9, 4/3, 4/3."""
+        from types import SimpleNamespace
+
+        from tilesegment.datasets.sample import IGNORE
+        from tilesegment.train.loop import class_weights
+
+        label = np.array([[0, 0, 0, 1, IGNORE]], np.uint8)
+        reader: Any = SimpleNamespace(
+            classes=[SimpleNamespace(name=name) for name in "abc"],
+            names=lambda split: ["x"],
+            read=lambda split, index, rng: SimpleNamespace(label=label),
+        )
+        config: Any = SimpleNamespace(class_weights="auto", seed=0)
+        found = class_weights(config, reader, 3)
+        assert found is not None
+        assert found.tolist() == pytest.approx([4 / 9, 4 / 3, 4 / 3])
+
+
+class TestMatching:
+    def test_an_overlap_of_exactly_the_threshold_counts(self, tmp_path: Path) -> None:
+        """By hand: half of a roof has an IoU of 1/2 with it, and a little less than half does not reach."""
+        for share, f1 in ((0.5, 1.0), (0.499, 0.0)):
+            for name, width in (("found", 20 * share), ("truth", 20)):
+                box = shapely.box(354000, 3057000, 354000 + width, 3057010)
+                frame = geopandas.GeoDataFrame(geometry=[box], crs="EPSG:32645")
+                frame.to_file(tmp_path / f"{name}.gpkg")
+            figures = tilesegment.evaluate_scene(
+                tmp_path / "found.gpkg", tmp_path / "truth.gpkg", pixel=1.0
+            )
+            assert figures["objects"]["f1"] == f1
+
 
 class TestThreads:
     def test_a_forward_pass_has_one_thread(self, tmp_path: Path) -> None:
