@@ -802,3 +802,13 @@ def test_polygons_of_formats_that_are_only_read(tmp_path: Path) -> None:
     geopandas.GeoDataFrame(geometry=[shape], crs="EPSG:4326").to_file(tmp_path / "b.gpkg")
     figures = tilesegment.evaluate_scene(tmp_path / "a.kml", tmp_path / "b.gpkg", pixel=1.0)
     assert figures["objects"]["f1"] == 1
+
+
+def test_on_a_plane_of_its_own(make_raster, tmp_path: Path) -> None:
+    crs = 'LOCAL_CS["Site",LOCAL_DATUM["x",0],UNIT["metre",1],AXIS["E",EAST],AXIS["N",NORTH]]'
+    values = np.zeros((50, 60), np.uint8)
+    values[5:30, 5:40] = 1
+    path = make_raster(values, "m.tif", crs=crs)
+    tilesegment.vectorize(path, tmp_path / "r.gpkg", simplify=0)
+    figures = tilesegment.evaluate_scene(path, tmp_path / "r.gpkg")
+    assert figures["objects"]["f1"] == figures["pixels"]["iou"] == 1

@@ -215,7 +215,8 @@ class Plane:
         grid = Grid(crs, Affine.translation(*middle[0]), 1, 1)
         metric = grid.metric_at(np.zeros((1, 2)))[0]
         lengths = np.linalg.norm(metric, axis=0)
-        if CRS.from_user_input(crs).is_projected and np.abs(lengths - 1).max() < _SCALE:
+        flat = grid.is_local or CRS.from_user_input(crs).is_projected
+        if flat and np.abs(lengths - 1).max() < _SCALE:
             return cls(crs)
         lon, lat = grid.to_lonlat(middle)[0]
         return cls(
@@ -227,9 +228,11 @@ class Plane:
         if (crs is None) != (self.crs is None):
             own, other = ("no CRS", "one") if crs is None else ("a CRS", "none")
             raise InputError(f"{where}: has {own}, and the other has {other}")
-        if crs == self.crs:
+        from pyproj import CRS, Transformer
+
+        # Formats write the same CRS in different words.
+        if crs == self.crs or CRS(crs).equals(CRS(self.crs), ignore_axis_order=True):
             return polygons
-        from pyproj import Transformer
         from pyproj.exceptions import ProjError
 
         try:
