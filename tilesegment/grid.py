@@ -126,9 +126,9 @@ class Grid:
         """
         if self.crs is None:
             return np.broadcast_to(np.eye(2), (len(points), 2, 2)).copy()
-        if self.is_local:
+        if self._local_metres is not None:
             a, b, _, d, e, _ = self.transform[:6]
-            plane = np.array([[a, b], [d, e]]) * (self._local_metres or 1.0)
+            plane = np.array([[a, b], [d, e]]) * self._local_metres
             return np.broadcast_to(plane, (len(points), 2, 2)).copy()
         half = np.array([[0.5, 0.0], [-0.5, 0.0], [0.0, 0.5], [0.0, -0.5]])
         probes = (points[:, None, :] + half[None]).reshape(-1, 2)

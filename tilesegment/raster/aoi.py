@@ -45,6 +45,7 @@ def read_polygons(path: str, grid: Grid, asked: str = "") -> NDArray[Any]:
     """
     import geopandas
     from pyogrio.errors import DataLayerError, DataSourceError
+    from pyproj.exceptions import ProjError
 
     if grid.crs is None:
         raise SettingsError(f"{asked}{path}: areas need a scene with a CRS")
@@ -60,8 +61,11 @@ def read_polygons(path: str, grid: Grid, asked: str = "") -> NDArray[Any]:
     areas = _areas_of(frame.geometry.to_numpy())
     if not np.isfinite(shapely.get_coordinates(areas)).all():
         raise InputError(f"{asked}{path}: holds coordinates that are no numbers")
-    near = _near(shapely.make_valid(areas), grid, frame.crs)
-    found = shapely.transform(near, _to_grid(frame.crs, grid))
+    try:
+        near = _near(shapely.make_valid(areas), grid, frame.crs)
+        found = shapely.transform(near, _to_grid(frame.crs, grid))
+    except ProjError as error:
+        raise InputError(f"{asked}{path}: its CRS and the scene's cannot be related") from error
     if not np.isfinite(shapely.get_coordinates(found)).all():
         raise InputError(f"{asked}{path}: cannot be brought to the scene's CRS")
     found = shapely.make_valid(found)
@@ -137,12 +141,8 @@ def _to_grid(crs: Any, grid: Grid) -> Callable[[NDArray[np.float64]], NDArray[np
 
 def _transformer(source: Any, target: Any) -> Any:
     from pyproj import Transformer
-    from pyproj.exceptions import ProjError
 
-    try:
-        return Transformer.from_crs(source, target, always_xy=True)
-    except ProjError as error:
-        raise InputError("the CRS of the polygons and that of the scene cannot be related") from error
+    return Transformer.from_crs(source, target, always_xy=True)
 
 
 def region_of(area: shapely.Geometry, grid: Grid) -> Window:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.warp import reproject
 from rasterio.windows import Window as RasterioWindow
 
@@ -132,12 +131,9 @@ def _coloured(dataset: Any, values: NDArray[Any]) -> NDArray[np.uint8]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        with warnings.catch_warnings():
-            # Pictures have no georeference, and need none.
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with gdal_environment(), rasterio.open(path) as dataset:
-                refuse_cut_short(str(path), dataset)
-                yield upright(dataset)
+        with gdal_environment(), rasterio.open(path) as dataset:
+            refuse_cut_short(str(path), dataset)
+            yield upright(dataset)
     except RasterioError as error:
         cause: BaseException = error.__cause__ or error
         raise InputError(f"{path}: cannot be read ({' '.join(str(cause).split())})") from error

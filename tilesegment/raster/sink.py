@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.shutil import copy as copy_raster
 from rasterio.windows import Window as RasterioWindow
 
@@ -27,6 +26,7 @@ from tilesegment.atomic import write_text
 from tilesegment.errors import OutputError, SettingsError
 from tilesegment.grid import Grid, Window
 from tilesegment.model.card import ModelClass
+from tilesegment.raster.opening import open_file
 from tilesegment.raster.stderr import without_libtiff
 from tilesegment.tiling.blend import NODATA, PROBABILITY_MAX
 
@@ -119,12 +119,10 @@ def check_options(options: tuple[tuple[str, str], ...], cog: bool) -> None:
         path = Path(folder) / "trial.tif"
         try:
             write_band(path, Band(grid, labels, cog, options), lambda window: trial[window.slices])
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                with rasterio.open(path) as dataset:
-                    same = bool((dataset.read(1) == trial).all())
-                    placed = dataset.crs == grid.crs and dataset.transform == grid.transform
-                    marked = dataset.nodata == NODATA and dataset.dtypes == ("uint8",)
+            with open_file(str(path)) as dataset:
+                same = bool((dataset.read(1) == trial).all())
+                placed = dataset.crs == grid.crs and dataset.transform == grid.transform
+                marked = dataset.nodata == NODATA and dataset.dtypes == ("uint8",)
         except (OutputError, RasterioError) as error:
             words = remarks[0] if remarks else " ".join(str(error).split()).rpartition("trial.tif: ")[2]
             raise SettingsError(f"{named}: {words}") from error

@@ -89,13 +89,7 @@ def vectorize_raster(
             _trace(scene.spec, plan, ledger, tolerance)
             polygons = _write(output, plan, layer, ledger, settings, len(found) > 1)
             record = {
-                "software": software(),
-                "finished": now(),
-                "input": without_secrets(source),
-                "outputs": [str(output)],
-                "settings": {
-                    name: str(value) for name, value in vars(settings).items() if value is not None
-                },
+                **_origin(source, output, settings),
                 "classes": found,
                 "polygons": polygons,
                 "warnings": notes,
@@ -104,6 +98,16 @@ def vectorize_raster(
             write_text(outputs.record, json.dumps(record, indent=1) + "\n")
             ledger.remove()
     return record
+
+
+def _origin(source: str, output: Path, settings: VectorSettings) -> dict[str, Any]:
+    return {
+        "software": software(),
+        "finished": now(),
+        "input": without_secrets(source),
+        "outputs": [str(output)],
+        "settings": {name: str(value) for name, value in vars(settings).items() if value is not None},
+    }
 
 
 def _refuse_pictures(scene: Scene) -> None:
