@@ -229,6 +229,7 @@ class TestCoco:
         [
             (second(category_id=None), "annotation 2: has no category_id (p2.png)"),
             (second(category_id="x"), "annotation 2: 'x' is no whole number (p2.png)"),
+            (second(category_id=7), "annotation 2: its category 7 is none of the file's (p2.png)"),
             (second(area="big"), "annotation 2: its area 'big' is no number (p2.png)"),
             (second(iscrowd="yes"), "annotation 2: 'yes' is no whole number (p2.png)"),
             (second(segmentation=[]), "annotation 2 of p2.png has no outline"),

@@ -49,7 +49,7 @@ def read_coco(path: str, loaded: Any) -> CocoFile:
     """
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: holds a {type(loaded).__name__} where COCO has an object with images")
-    images = _list(path, loaded, "images")
+    images, categories = _list(path, loaded, "images"), _categories(path, loaded)
     by_picture: dict[str, list[Annotation]] = {}
     faults: dict[str, str] = {}
     for number, entry in enumerate(_list(path, loaded, "annotations")):
@@ -58,7 +58,10 @@ def read_coco(path: str, loaded: Any) -> CocoFile:
         key = _key(entry["image_id"])
         try:
             _require(entry, ("category_id",), where)
-            by_picture.setdefault(key, []).append(_annotation(entry, number, where))
+            annotation = _annotation(entry, number, where)
+            if categories is not None and annotation.category not in categories:
+                raise InputError(f"{where}: its category {annotation.category} is none of the file's")
+            by_picture.setdefault(key, []).append(annotation)
         except InputError as error:
             faults.setdefault(key, str(error))
     pictures: dict[str, Picture] = {}
@@ -84,7 +87,7 @@ def read_coco(path: str, loaded: Any) -> CocoFile:
             f"{path}: {orphans} annotations are of pictures that it does not list, such as {shown}"
         )
     order = sorted(pictures, key=_order)
-    return CocoFile(path, tuple(pictures[k] for k in order), _categories(path, loaded), tuple(notes))
+    return CocoFile(path, tuple(pictures[k] for k in order), categories, tuple(notes))
 
 
 def _categories(path: str, loaded: dict[str, Any]) -> dict[int, str] | None:
