@@ -45,6 +45,13 @@ def test_the_rim_is_found(scene: Path, rim: int, overlap: int) -> None:
     assert (found.agreement[:rim] < 0.6).all()
 
 
+def test_a_tile_that_is_not_square_is_looked_into_as_deep_as_its_short_side_allows(scene: Path) -> None:
+    with open_scene(scene) as opened:
+        found = calibrate(opened, Rimmed(5), fake_card(tile=(64, 128)), sites=4)
+    assert found.agreement.shape == (12,)
+    assert (found.rim, found.overlap) == (5, 16)
+
+
 def test_a_model_that_never_agrees_gets_the_best_there_is(scene: Path) -> None:
     """Tiles that differ within 12 pixels, and by chance in a tenth of the pixels everywhere."""
 

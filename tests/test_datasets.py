@@ -554,6 +554,17 @@ class TestLabelFiles:
             with pytest.raises(InputError, match=r"0\.tif: holds fractions \(float32\)"):
                 first(reader)
 
+    @pytest.mark.parametrize(("values", "known"), [([np.nan, 1.0], 1), ([0.0, np.nan], 0)])
+    def test_labels_that_are_not_numbers_are_unknown(
+        self, tmp_path: Path, values: list[float], known: int
+    ) -> None:
+        label = np.array(values, np.float32)[self.MASK]
+        for k in range(3):
+            layouts.save_tif(tmp_path / "images" / f"{k}.tif", np.full((3, 40, 40), k, np.uint8))
+            layouts.save_tif(tmp_path / "masks" / f"{k}.tif", label[None])
+        found = first(opened("rooftop-tiles", tmp_path, split={"train": ["0"]}))
+        np.testing.assert_array_equal(found.label, np.where(known == self.MASK, known, 255))
+
 
 class TestValues:
     @pytest.mark.parametrize(
@@ -585,3 +596,16 @@ class TestValues:
             layouts.save_tif(tmp_path / "masks" / f"{k}.tif", np.zeros((1, 8, 8), np.uint8))
         with pytest.raises(InputError, match=r"0 is uint8 and 1 is uint16; pictures must be of one type"):
             values_of(opened("rooftop-tiles", tmp_path, split={"train": ["0", "1", "2"]}))
+
+
+@pytest.mark.parametrize(("most", "expected"), [(1.0, (0.0, 1.0)), (1.5, None)])
+def test_floats_from_0_to_1_are_their_own_range(
+    tmp_path: Path, most: float, expected: tuple[float, float] | None
+) -> None:
+    for k in range(3):
+        picture = np.linspace(0, most, 3 * 40 * 40, dtype=np.float32).reshape(3, 40, 40)
+        layouts.save_tif(tmp_path / "images" / f"{k}.tif", picture)
+        layouts.save_tif(tmp_path / "masks" / f"{k}.tif", np.zeros((1, 40, 40), np.uint8))
+    kind, found = values_of(opened("rooftop-tiles", tmp_path))
+    assert kind == "float32"
+    assert found == expected if expected else 0 < found[0] < found[1] < most

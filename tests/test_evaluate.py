@@ -649,6 +649,7 @@ class TestScenes:
             (["--model", "roofs"], "--model needs --data and --as"),
             (["--model", "roofs", "--aoi", "a.gpkg"], "--aoi and --model exclude"),
             (["a.gpkg", "b.gpkg", "--sizes", "100,25"], "give rising areas"),
+            (["a.gpkg", "b.gpkg", "--sizes", "0,25"], "give rising areas"),
             (["a.gpkg", "b.gpkg", "--distances", "0"], "give metres between"),
         ],
     )  # fmt: skip
@@ -812,3 +813,11 @@ def test_on_a_plane_of_its_own(make_raster, tmp_path: Path) -> None:
     tilesegment.vectorize(path, tmp_path / "r.gpkg", simplify=0)
     figures = tilesegment.evaluate_scene(path, tmp_path / "r.gpkg")
     assert figures["objects"]["f1"] == figures["pixels"]["iou"] == 1
+
+
+@pytest.mark.parametrize(("hits", "false", "missed"), [(2, 1, 2), (2, 2, 1), (3, 3, 3)])
+def test_scores_where_hits_are_as_many_as_misses(hits: int, false: int, missed: int) -> None:
+    found = scores(hits, false, missed)
+    assert found["precision"] == hits / (hits + false)
+    assert found["recall"] == hits / (hits + missed)
+    assert found["f1"] == pytest.approx(2 * hits / (2 * hits + false + missed))

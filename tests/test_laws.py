@@ -39,6 +39,7 @@ from tilesegment.run import block as block_module
 from tilesegment.run.job import TraceSettings
 from tilesegment.run.ledger import ledger_folder, open_ledger
 from tilesegment.run.prepare import prepare, resolve_measures, shared_tolerance
+from tilesegment.run.record import versions
 from tilesegment.settings import Measure, VectorSettings, parse_bytes, parse_tile
 from tilesegment.tiling.blend import NODATA, axis_weights, count_probability
 from tilesegment.train.batches import epoch_batches
@@ -296,6 +297,8 @@ class TestMeasures:
         assert (resolved.min_area, resolved.fill_holes) == (Measure(8, True), Measure(4, True))
         assert resolved.simplify == Measure(1, True)
         assert resolve_measures(VectorSettings(), nowhere, None)[0].min_area == Measure(0, True)
+        some = resolve_measures(VectorSettings(min_area=Measure(3, True)), nowhere, 0.5)[0]
+        assert (some.min_area, some.fill_holes) == (Measure(3, True), Measure(4, True))
         assert len(notes) == 1
 
     @pytest.mark.parametrize("several", [False, True])
@@ -673,3 +676,10 @@ class TestSignals:
         done = run("vectorize", tmp_path / "m.tif", "-o", tmp_path / "r.gpkg", *flags)
         assert done.returncode == 0
         assert ("warning: no CRS" in done.stderr) == said
+
+
+def test_a_record_names_the_versions_that_decide_a_result() -> None:
+    found = versions()
+    assert found["numpy"] == np.__version__
+    assert found["shapely"] == shapely.__version__
+    assert {"python", "gdal", "rasterio", "pyogrio"} <= set(found)

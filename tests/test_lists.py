@@ -261,13 +261,34 @@ class TestCoco:
             (lambda data: {**data, "annotations": None}, "has no list of annotations"),
             (lambda data: {**data, "images": {}}, "has no list of images"),
             (second(image_id=None), "annotation 2: has no image_id"),
-            (lambda data: {**data, "images": data["images"] * 2}, "picture 1: its id is in the file twice"),
-            (lambda data: {**data, "images": [{"id": 1}]}, "picture 1: has no file_name"),
         ],
     )
     def test_files_of_another_kind(self, tmp_path: Path, edit: Any, words: str) -> None:
         with pytest.raises(InputError, match=f"instances_train2017.json: .*{words}"):
             open_reader("coco", coco(tmp_path, edit), {"foreground": ["person"]})
+
+    @pytest.mark.parametrize(
+        ("entry", "words"),
+        [
+            ({"id": 3, "file_name": "p9.png"}, "picture 3: its id is in the file twice (p9.png)"),
+            ({"id": 9, "file_name": "p1.png"}, "picture 9: its file p1.png is in the file twice"),
+            ({"id": 9}, "picture 9: has no file_name"),
+            ({"file_name": "p9.png"}, "picture 3: has no id (p9.png)"),
+            ("p9.png", "picture 3: has no id"),
+            (
+                {"id": 9, "file_name": "p9.png", "height": "x", "width": 1},
+                "'x' is no whole number (p9.png)",
+            ),
+        ],
+    )
+    def test_a_picture_that_cannot_be_used_is_one_fault(
+        self, tmp_path: Path, entry: Any, words: str
+    ) -> None:
+        reader = open_reader("coco", coco(tmp_path, lambda d: {**d, "images": [*d["images"], entry]}), {})
+        found = check(reader)
+        assert [words in line for line in found.errors] == [True] * 3  # train, val, and val as test
+        assert found.pictures == {"train": 4, "val": 4, "test": 4}
+        assert found.pixels["person"] == 9 * 120
 
     def test_own_categories_are_own_classes(self, tmp_path: Path) -> None:
         def edit(data: dict[str, Any]) -> dict[str, Any]:
@@ -351,10 +372,6 @@ def test_paths_of_another_machine(tmp_path: Path) -> None:
         (
             lambda d: {**d, "categories": [*d["categories"], {"id": 1, "name": "dog"}]},
             "is both 'person' and 'dog'",
-        ),
-        (
-            lambda d: {**d, "images": [*d["images"], {"id": 9, "file_name": "p1.png"}]},
-            "its file p1.png is in the file twice",
         ),
     ],
 )

@@ -12,6 +12,7 @@ from rasterio.enums import ColorInterp
 import tilesegment
 from tests import layouts
 from tilesegment.cli.main import main
+from tilesegment.cli.options import numbers
 from tilesegment.errors import InputError, SettingsError
 from tilesegment.raster.sink import check_options
 
@@ -152,3 +153,12 @@ def test_parquet(tmp_path, make_raster, name: str, value: str) -> None:
     with pytest.raises(SettingsError, match="lco"):
         tilesegment.vectorize(path, tmp_path / "r.parquet", lco={name: value})
     assert list(tmp_path.glob("r.*")) == []
+
+
+def test_numbers_between_commas() -> None:
+    parse = numbers(float, 4, "1,2,3,4")
+    assert parse("1,2,3.5,4") == parse([1, 2, 3.5, 4]) == (1, 2, 3.5, 4)
+    for wrong, words in (("1,2,3", "has 3 numbers instead of 4"), ("1,2,3,x", "is no list of numbers")):
+        with pytest.raises(SettingsError, match=f"{words}; write 1,2,3,4"):
+            parse(wrong)
+    assert numbers(int, None, "1,2,3")("3,1") == (3, 1)

@@ -555,6 +555,7 @@ def test_the_plan_says_what_a_run_will_do(scene, model, counter, tmp_path: Path)
     record = tilesegment.predict(scene, tmp_path / "r.tif", model=model())
     assert plan["tiles"] == record["counts"]["tiles_predicted"] == counter.calls
     assert plan["blocks"] == record["counts"]["blocks"]
+    assert plan["disk_bytes"] == plan["grid"]["height"] * plan["grid"]["width"]
     assert plan["memory_bytes"]["total"] == sum(
         size for part, size in plan["memory_bytes"].items() if part != "total"
     )

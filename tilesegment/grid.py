@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from tilesegment.errors import InputError, SettingsError
 
+_SET_CRS = "give it the right one (gdal_edit.py -a_srs, or --src-crs of predict and vectorize)"
+
 FloatArray = NDArray[np.float64]
 
 
@@ -169,9 +171,7 @@ class Grid:
 
         geod = CRS.from_user_input(self.crs).get_geod()
         if geod is None:
-            raise InputError(
-                "the CRS has no ellipsoid, so its pixels have no size in metres; name one with --src-crs"
-            )
+            raise InputError(f"its CRS has no ellipsoid, so pixels have no size in metres; {_SET_CRS}")
         return float(geod.a), float(geod.es)
 
     def to_lonlat(self, world: FloatArray) -> FloatArray:
@@ -179,7 +179,7 @@ class Grid:
         lon, lat = self._lonlat_transformer.transform(world[:, 0], world[:, 1])
         result = np.column_stack([lon, lat])
         if not np.isfinite(result).all():
-            raise InputError("the georeference puts pixels outside the area its CRS is defined for")
+            raise InputError("its georeference puts pixels outside the area its CRS is defined for")
         return result
 
     @cached_property
@@ -190,12 +190,12 @@ class Grid:
         try:
             crs = CRS.from_user_input(self.crs)
             if crs.is_geocentric or not (crs.is_geographic or crs.is_projected):
-                raise InputError(f"{crs.name!r} is no CRS of a map; name the right one with --src-crs")
+                raise InputError(f"{crs.name!r} is no CRS of a map; {_SET_CRS}")
             if crs.geodetic_crs is None:
-                raise InputError("the CRS is not tied to the Earth; name the right one with --src-crs")
+                raise InputError(f"its CRS is not tied to the Earth; {_SET_CRS}")
             return Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
         except ProjError as error:
-            raise InputError(f"the CRS cannot be used: {str(error).splitlines()[0]}") from error
+            raise InputError(f"its CRS cannot be used: {str(error).splitlines()[0]}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         # Transformers are per process; a pickled grid carries its four fields alone.

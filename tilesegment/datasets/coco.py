@@ -43,14 +43,17 @@ class CocoReader:
 
     def names(self, split: str) -> Sequence[str]:
         """See `Reader`."""
-        return [PureWindowsPath(name).with_suffix("").as_posix() for name in self.pictures.get(split, ())]
+        return [
+            PureWindowsPath(name or "unnamed").with_suffix("").as_posix()
+            for name in self.pictures.get(split, ())
+        ]
 
     def read(self, split: str, index: int, rng: np.random.Generator | None = None) -> Sample:
         """See `Reader`."""
         path = _annotations(self.root, split)
         entry = _load(str(path)).pictures[index]
         if entry.fault:
-            raise InputError(f"{entry.fault} ({entry.file})")
+            raise InputError(f"{entry.fault} ({entry.file})" if entry.file else entry.fault)
         folder = self.root / f"{_FILES[split]}{_YEAR}"
         path_given = folder / entry.file
         # Exporters write paths of their own machines.

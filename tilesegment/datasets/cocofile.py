@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tilesegment.errors import InputError
@@ -21,8 +21,9 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture. shape: (rows, columns), None where it is not said; annotations in the order of ids.
-    fault: what is wrong with one of them, so that the picture cannot be used."""
+    """One picture. file: empty where it is not said; shape: (rows, columns), None where it is not said;
+    annotations in the order of ids. fault: what is wrong with it or one of them, so that it cannot be
+    used."""
 
     file: str
     shape: tuple[int, int] | None
@@ -44,8 +45,8 @@ def read_coco(path: str, loaded: Any) -> CocoFile:
     """A file's JSON as plain values. Ids may be text where numbers are usual, and the other way round; what
     can be known from elsewhere (sizes, areas) may be missing.
 
-    Raises InputError where the file or a picture cannot be understood. An annotation that cannot is a fault
-    of its picture, so that whoever checks the data goes on to the next.
+    Raises InputError where the file cannot be understood, or an annotation has no picture. Everything else
+    is a fault of one picture, so that whoever checks the data goes on to the next.
     """
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: holds a {type(loaded).__name__} where COCO has an object with images")
@@ -64,21 +65,21 @@ def read_coco(path: str, loaded: Any) -> CocoFile:
             by_picture.setdefault(key, []).append(annotation)
         except InputError as error:
             faults.setdefault(key, str(error))
-    pictures: dict[str, Picture] = {}
+    pictures: list[tuple[str, Picture]] = []
+    keys: set[str] = set()
     files: set[str] = set()
     for number, entry in enumerate(images):
         where = f"{path}: picture {_id(entry, number)}"
-        _require(entry, ("id", "file_name"), where)
-        key, file = _key(entry["id"]), str(entry["file_name"])
-        if key in pictures:
-            raise InputError(f"{where}: its id is in the file twice")
-        if file in files:
-            raise InputError(f"{where}: its file {file} is in the file twice")
-        files.add(file)
-        size = [entry.get("height"), entry.get("width")]
-        shape = None if None in size else (_whole(size[0], where), _whole(size[1], where))
+        key, picture = _picture(entry, number, where)
+        fault = picture.fault or faults.get(key, "")
+        if key in keys:
+            fault = f"{where}: its id is in the file twice"
+        elif picture.file in files:
+            fault = f"{where}: its file {picture.file} is in the file twice"
+        keys.add(key)
+        files |= {picture.file} - {""}
         found = sorted(by_picture.pop(key, []), key=lambda annotation: _order(annotation.id))
-        pictures[key] = Picture(file, shape, tuple(found), faults.get(key, ""))
+        pictures.append((key, replace(picture, annotations=tuple(found), fault=fault)))
     notes = []
     if by_picture:
         orphans = sum(map(len, by_picture.values()))
@@ -86,8 +87,21 @@ def read_coco(path: str, loaded: Any) -> CocoFile:
         notes.append(
             f"{path}: {orphans} annotations are of pictures that it does not list, such as {shown}"
         )
-    order = sorted(pictures, key=_order)
-    return CocoFile(path, tuple(pictures[k] for k in order), categories, tuple(notes))
+    pictures.sort(key=lambda entry: _order(entry[0]))
+    return CocoFile(path, tuple(picture for _, picture in pictures), categories, tuple(notes))
+
+
+def _picture(entry: Any, number: int, where: str) -> tuple[str, Picture]:
+    """A picture without its annotations, and its id as it is compared."""
+    key = _key(entry["id"]) if isinstance(entry, dict) and entry.get("id") is not None else f"#{number}"
+    try:
+        _require(entry, ("id", "file_name"), where)
+        size = [entry.get("height"), entry.get("width")]
+        shape = None if None in size else (_whole(size[0], where), _whole(size[1], where))
+    except InputError as error:
+        named = entry.get("file_name") if isinstance(entry, dict) else None
+        return key, Picture(str(named or ""), None, (), str(error))
+    return key, Picture(str(entry["file_name"]), shape, ())
 
 
 def _categories(path: str, loaded: dict[str, Any]) -> dict[int, str] | None:

@@ -20,7 +20,8 @@ COLOUR_DISTANCE = 50.0
 
 @dataclass(frozen=True)
 class Indices:
-    """Labels that are numbers. table: class index or IGNORE by value; other values are an error."""
+    """Labels that are numbers. table: class index or IGNORE by value; other values are an error, but for
+    the NaN of floating numbers, whose class is unknown."""
 
     table: tuple[tuple[int, int], ...]
     colours: ClassVar[bool] = False
@@ -38,7 +39,10 @@ class Indices:
         lookup = np.full(65536, -1, np.int16)
         for value, index in self.table:
             lookup[value] = index
+        unknown = np.isnan(numbers) if numbers.dtype.kind == "f" else None
         if numbers.dtype.kind != "u" or numbers.dtype.itemsize > 2:
+            if unknown is not None:
+                numbers = np.where(unknown, self.table[0][0], numbers)
             if numbers.dtype.kind == "f" and not (numbers == np.rint(numbers)).all():
                 raise InputError(
                     f"{where}: holds fractions ({numbers.dtype}), and classes are whole numbers"
@@ -48,6 +52,8 @@ class Indices:
                 raise InputError(f"{where}: holds the value {wrong_one}, which is no class")
             numbers = numbers.astype(np.uint16)
         found = lookup[numbers]
+        if unknown is not None:
+            found[unknown] = IGNORE
         wrong = found < 0
         if wrong.any():
             values_found = sorted(set(numbers[wrong].tolist()))

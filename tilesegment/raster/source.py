@@ -398,7 +398,10 @@ def _fitting_nodata(name: str, dataset: Any, nodata: float | None) -> float | No
 
 def _working_shape(scene: Scene, gsd: float | None, size: tuple[int, int] | None) -> tuple[int, int] | None:
     """The working grid's size, or None to read the scene as it is."""
-    metres = scene.native.metres_per_pixel
+    try:
+        metres = scene.native.metres_per_pixel
+    except InputError as error:
+        raise InputError(f"{scene.path}: {error}") from error
     if size is not None and metres is None:
         return None if size == (scene.native.height, scene.native.width) else size
     if gsd is None or metres is None:
