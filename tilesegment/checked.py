@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import numpy as np
 
 from tilesegment.errors import SettingsError
-from tilesegment.settings import Measure, nearest, parse_bytes, parse_tile
+from tilesegment.settings import Measure, nearest, parse_bytes, parse_tile, parse_tolerance
 
 # What may be given as text as well, by name of the setting.
 _PARSERS: dict[str, Callable[[str], Any]] = {
@@ -22,6 +22,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "min_area": Measure.parse,
     "simplify": Measure.parse,
     "fill_holes": Measure.parse,
+    "tolerance": parse_tolerance,
 }
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
 

@@ -68,18 +68,26 @@ class Measure:
         return f"{self.value:g}{'px' if self.pixels else ''}"
 
 
+# Straight walls and right angles, also half right ones, or also circles.
+REGULARIZE = ("none", "right", "right-diagonal", "circles")
+TOLERANCES = {"fine": Measure(0.2), "default": Measure(0.35), "map": Measure(1.0)}
+
+
 @dataclass(frozen=True)
 class VectorSettings:
     """How polygons are made from a mask; a change of these never needs a new prediction.
 
     min_area, fill_holes: areas below which polygons and holes are dropped (m2 or px).
     simplify: how far an outline may move (m or px). connectivity: 4, or 8 to join at corners.
+    regularize: one of REGULARIZE; tolerance: how far an outline may leave a straight wall (m or px).
     """
 
     min_area: Measure = Measure(2.0)
     simplify: Measure = Measure(1.0, pixels=True)
     fill_holes: Measure = Measure(1.0)
     connectivity: int = 4
+    regularize: str = "none"
+    tolerance: Measure = TOLERANCES["default"]
     layer: str | None = None
     dst_crs: str | None = None
 
@@ -126,6 +134,20 @@ class VectorizeSettings:
     lco: tuple[tuple[str, str], ...] = ()
     gdal: tuple[tuple[str, str], ...] = ()
     overwrite: bool = False
+
+
+def parse_tolerance(value: Any) -> Measure:
+    """`fine`, `default`, `map`, or a length. Raises SettingsError for anything else."""
+    if isinstance(value, Measure):
+        return value
+    if str(value) in TOLERANCES:
+        return TOLERANCES[str(value)]
+    try:
+        return Measure.parse(str(value))
+    except SettingsError as error:
+        raise SettingsError(
+            f"{value!r} is none of {', '.join(TOLERANCES)}, and no length (0.5, 3px)"
+        ) from error
 
 
 def parse_bytes(text: str) -> int:

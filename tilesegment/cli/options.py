@@ -15,7 +15,15 @@ from click.core import ParameterSource
 
 from tilesegment.errors import SettingsError
 from tilesegment.model.engines.choose import ENGINES
-from tilesegment.settings import Measure, VectorSettings, load_yaml, parse_bytes, parse_tile
+from tilesegment.settings import (
+    REGULARIZE,
+    Measure,
+    VectorSettings,
+    load_yaml,
+    parse_bytes,
+    parse_tile,
+    parse_tolerance,
+)
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _VECTOR = VectorSettings()
@@ -164,6 +172,20 @@ VECTOR = together(
         default=str(_VECTOR.connectivity),
         show_default=True,
         help="8 makes one multipolygon of parts that touch at a corner.",
+    ),
+    option(
+        "--regularize",
+        type=click.Choice(REGULARIZE),
+        default=_VECTOR.regularize,
+        show_default=True,
+        help="Straight walls: at right angles, also half right ones, or also circles.",
+    ),
+    option(
+        "--tolerance",
+        type=Parsed("LENGTH", parse_tolerance),
+        default="default",
+        show_default=True,
+        help="How far outlines may leave a straight wall: fine, default, map, or a length (m, or 3px).",
     ),
     option("--layer", help="Layer name; the file's stem by default."),
     option("--dst-crs", help="CRS of the polygons; the scene's by default."),

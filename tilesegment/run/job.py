@@ -36,6 +36,11 @@ class TraceSettings:
     trace: bool = True
 
     @property
+    def least(self) -> int:
+        """The least saved probability, 0..254, of class 1."""
+        return math.ceil(self.threshold * PROBABILITY_MAX - 1e-9)
+
+    @property
     def key(self) -> str:
         """Equal for settings that give equal fragments."""
         return hashlib.sha256(json.dumps(list(vars(self).values())).encode()).hexdigest()[:16]
@@ -66,9 +71,8 @@ class TraceSettings:
         return table[self.classes(classes, probability)]
 
     def _is_foreground(self, probability: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        least = math.ceil(self.threshold * PROBABILITY_MAX - 1e-9)
         # Unsigned differences wrap around, so that this says least <= probability < NODATA at once.
-        return (probability - np.uint8(least)) < np.uint8(NODATA - least)
+        return (probability - np.uint8(self.least)) < np.uint8(NODATA - self.least)
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,10 @@ from tilesegment.run.record import (
     stage_seconds,
     versions,
 )
+from tilesegment.run.regular import SavedPixels, rules_of
 from tilesegment.settings import PredictSettings
 from tilesegment.vector.parallel import in_threads
+from tilesegment.vector.regularize import Rules
 from tilesegment.vector.write import Layer, check_layer, write_layer
 
 # Is told how many tiles are done, and of how many.
@@ -127,7 +129,13 @@ def _check_options(prepared: Prepared, outputs: Outputs, settings: PredictSettin
     if outputs.masks or outputs.probability is not None:
         check_options(settings.co, settings.cog)
     if outputs.vector is not None:
+        _rules(prepared, None)
         check_layer(outputs.vector, _layer(prepared, settings, outputs.vector, {}))
+
+
+def _rules(prepared: Prepared, read: SavedPixels | None) -> Rules | None:
+    tracing = prepared.job.tracing
+    return rules_of(prepared.measures, prepared.grid, len(tracing.values), read, tracing.least)
 
 
 def _layer(prepared: Prepared, settings: PredictSettings, path: Path, marks: dict[str, str]) -> Layer:
@@ -138,6 +146,7 @@ def _layer(prepared: Prepared, settings: PredictSettings, path: Path, marks: dic
         labels={value: labels[value] for value in job.tracing.values},
         name=settings.vector.layer or path.stem,
         multi=settings.vector.connectivity == 8,
+        regularized=settings.vector.regularize != "none",
         dst_crs=settings.vector.dst_crs,
         options=settings.lco,
         metadata=marks,
@@ -244,6 +253,7 @@ def _write_all(
             prepared.measures,
             job.tracing.tolerance is not None,
             len(job.tracing.values) > 1,
+            _rules(prepared, SavedPixels(job.plan, ledger.path)),
         )
         with writing(path) as temporary:
             return write_layer(temporary, _layer(prepared, settings, path, marks), features)

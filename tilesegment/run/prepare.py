@@ -151,7 +151,7 @@ def resolve_measures(
         raise SettingsError("--dst-crs needs an input with a CRS")
     defaults = VectorSettings()
     resolved: dict[str, Any] = {}
-    for name, power in (("min_area", 2), ("fill_holes", 2), ("simplify", 1)):
+    for name, power in (("min_area", 2), ("fill_holes", 2), ("simplify", 1), ("tolerance", 1)):
         measure: Measure = getattr(vector, name)
         if measure.pixels or measure.value == 0:
             continue

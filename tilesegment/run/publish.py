@@ -19,11 +19,13 @@ from tilesegment.run.blockfile import (
     read_rows,
 )
 from tilesegment.run.job import Job, TraceSettings, trace_block
+from tilesegment.run.regular import regular_features
 from tilesegment.settings import Measure, VectorSettings
 from tilesegment.tiling.blend import NODATA
 from tilesegment.tiling.plan import Block, Plan
 from tilesegment.vector.clean import clean
 from tilesegment.vector.parallel import chunks, in_threads
+from tilesegment.vector.regularize import Rules
 from tilesegment.vector.seams import Features, join
 from tilesegment.vector.trace import Fragments, bands_of
 
@@ -92,11 +94,12 @@ def whole_features(
     settings: VectorSettings,
     shared_outlines: bool,
     several_classes: bool,
+    rules: Rules | None = None,
 ) -> Iterator[Features]:
     """The polygons of all blocks: joined, then cleaned, in batches in the order of their id.
 
     path: the file of a block. shared_outlines: the fragments were simplified already, together with their
-    neighbours.
+    neighbours. rules: make regular outlines; for one class.
     """
     tolerance = Measure(0.0) if shared_outlines else settings.simplify
     # Bands of blocks beside each other form a row.
@@ -110,7 +113,11 @@ def whole_features(
         block, band = key
         return read_fragments(path(block), band)
 
-    for features in join(load, groups, settings.connectivity, shared_outlines):
+    joined = join(load, groups, settings.connectivity, shared_outlines)
+    if rules is not None:
+        yield from regular_features(joined, grid, settings, rules)
+        return
+    for features in joined:
         yield Features.concatenate(
             in_threads(
                 lambda part, whole=features: clean(  # type: ignore[misc]

@@ -24,9 +24,11 @@ from tilesegment.run.outputs import Outputs
 from tilesegment.run.prepare import resolve_measures, shared_tolerance
 from tilesegment.run.publish import whole_features
 from tilesegment.run.record import now, software
+from tilesegment.run.regular import rules_of
 from tilesegment.settings import VectorizeSettings, VectorSettings
 from tilesegment.tiling.plan import Block, Plan
 from tilesegment.vector.parallel import in_threads
+from tilesegment.vector.regularize import Rules
 from tilesegment.vector.trace import Traceable, trace_bands
 from tilesegment.vector.write import DRIVERS, Layer, check_layer, is_vector, write_layer
 
@@ -73,6 +75,7 @@ def vectorize_raster(
             notes.append(f"band 1 of {scene.band_count} is traced")
         plan = _plan(grid.height, grid.width)
         found = _values(scene.spec, plan)
+        rules = rules_of(settings, grid, len(found), None, 0)
         tolerance = shared_tolerance(settings.simplify, grid) if len(found) > 1 else None
         layer = Layer(
             grid=grid,
@@ -80,6 +83,7 @@ def vectorize_raster(
             name=settings.layer or output.stem,
             confidence=False,
             multi=settings.connectivity == 8,
+            regularized=rules is not None,
             dst_crs=settings.dst_crs,
             options=given.lco,
             metadata={"software": software(), "input": without_secrets(source)},
@@ -87,7 +91,7 @@ def vectorize_raster(
         check_layer(output, layer)
         with open_ledger(output, {"vectorize": source}, resume=False) as ledger:
             _trace(scene.spec, plan, ledger, tolerance)
-            polygons = _write(output, plan, layer, ledger, settings, len(found) > 1)
+            polygons = _write(output, plan, layer, ledger, settings, len(found) > 1, rules)
             record = {
                 **_origin(source, output, settings),
                 "classes": found,
@@ -141,6 +145,7 @@ def _write(
     ledger: Ledger,
     settings: VectorSettings,
     several_classes: bool,
+    rules: Rules | None,
 ) -> int:
     discard(output)
     try:
@@ -151,6 +156,7 @@ def _write(
             settings,
             several_classes and settings.simplify.value > 0,
             several_classes,
+            rules,
         )
         with writing(output) as temporary:
             count = write_layer(temporary, layer, features)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tilesegment.grid import Grid
 from tilesegment.tiling.blend import PROBABILITY_MAX
 from tilesegment.vector.clean import pixel_metric
+from tilesegment.vector.regularize import REASONS, State
 from tilesegment.vector.rings import Geometries
 from tilesegment.vector.seams import Features
 
@@ -54,7 +55,8 @@ def _geodesic(geometry: Any, grid: Grid) -> tuple[float, float]:
 def attribute_columns(
     features: Features, grid: Grid, names: dict[int, str], with_confidence: bool
 ) -> dict[str, Any]:
-    """Columns by name: id, class, area_m2, perimeter_m, confidence.
+    """Columns by name: id, class, area_m2, perimeter_m, confidence, and where features were regularised
+    regularized (yes, or no and why) and deviation_m (from the traced outline, at most).
 
     id: the linear index of the region's first pixel on the working grid, plus 1: the same in every run.
     confidence: the mean probability of the class over the region's pixels, 0..1; NaN without one.
@@ -63,10 +65,14 @@ def attribute_columns(
     confidence = np.full(len(features), np.nan)
     if with_confidence and len(features):
         confidence = features.total / features.pixels / PROBABILITY_MAX
-    return {
+    columns = {
         "id": features.first + 1,
         "class": [names.get(value, str(value)) for value in features.value.tolist()],
         "area_m2": np.round(area, 3),
         "perimeter_m": np.round(perimeter, 3),
         "confidence": np.round(confidence, 4),
     }
+    if features.state is not None and features.deviation is not None:
+        columns["regularized"] = [REASONS[State(state)] for state in features.state.tolist()]
+        columns["deviation_m"] = np.round(features.deviation, 3)
+    return columns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from tilesegment.grid import Grid
 from tilesegment.settings import Measure
+from tilesegment.vector.apart import Candidates
+from tilesegment.vector.regularize import Rules, regularize
 from tilesegment.vector.rings import Geometries, Ragged, canonical
 from tilesegment.vector.seams import Features
 
@@ -104,8 +107,21 @@ def clean(
     geometry = fill_holes(features.geometry, limits, metric)
     geometry = simplify(geometry, tolerance, metric)
     kept = (areas(geometry, min_area, metric) >= min_area.value) & ~shapely.is_empty(geometry)
-    cleaned = Features(geometry, features.value, features.pixels, features.total, features.first)
-    return cleaned[kept]
+    return replace(features, geometry=geometry)[kept]
+
+
+def clean_regular(
+    features: Features, grid: Grid, min_area: Measure, tolerance: Measure, holes: Measure, rules: Rules
+) -> Candidates:
+    """As `clean`, with the outlines that a feature may have: regular, simplified and as traced. Holes in
+    which another feature may lie are not filled."""
+    metric = pixel_metric(features.geometry, grid)
+    exact = fill_holes(features.geometry, (holes, min_area), metric)
+    plain = simplify(exact, tolerance, metric)
+    found = regularize(exact, plain, metric, rules)
+    kept = areas(found.geometry, min_area, metric) >= min_area.value
+    regular = replace(features, geometry=found.geometry, state=found.state, deviation=found.deviation)
+    return Candidates(regular[kept], plain[kept], exact[kept])
 
 
 def _apply(matrices: NDArray[Any], points: NDArray[Any]) -> NDArray[np.float64]:

@@ -153,7 +153,7 @@ def cycles(following: IntArray) -> tuple[IntArray, IntArray]:
     return order, offsets
 
 
-def closed_rings(coords: IntArray, rings: IntArray) -> tuple[IntArray, IntArray]:
+def closed_rings(coords: NDArray[Any], rings: IntArray) -> tuple[NDArray[Any], IntArray]:
     """Rings with their first point again at the end."""
     count = len(rings) - 1
     return np.insert(coords, rings[1:], coords[rings[:-1]], axis=0), rings + np.arange(count + 1)

@@ -67,15 +67,15 @@ class Ragged:
         keep_vertices = ~drop[self.ring_of_vertex()]
         return Ragged(
             self.coords[keep_vertices],
-            _offsets(np.diff(self.rings)[~drop]),
-            _offsets(np.bincount(self.part_of_ring()[~drop], minlength=len(self.parts) - 1)),
+            offsets_of(np.diff(self.rings)[~drop]),
+            offsets_of(np.bincount(self.part_of_ring()[~drop], minlength=len(self.parts) - 1)),
             self.geoms,
         )
 
     def with_rings(self, sequence: IntArray, parts: IntArray) -> Ragged:
         """Rings in another order, as polygons of the given offsets."""
         sizes = np.diff(self.rings)[sequence]
-        offsets = _offsets(sizes)
+        offsets = offsets_of(sizes)
         index = np.arange(offsets[-1]) + np.repeat(self.rings[:-1][sequence] - offsets[:-1], sizes)
         return Ragged(self.coords[index], offsets, parts)
 
@@ -84,8 +84,8 @@ class Ragged:
         of_ring = wanted[self.part_of_ring()]
         return Ragged(
             self.coords[of_ring[self.ring_of_vertex()]],
-            _offsets(np.diff(self.rings)[of_ring]),
-            _offsets(np.diff(self.parts)[wanted]),
+            offsets_of(np.diff(self.rings)[of_ring]),
+            offsets_of(np.diff(self.parts)[wanted]),
         )
 
     def without_collinear(self) -> Ragged:
@@ -102,7 +102,7 @@ class Ragged:
         keep[ends - 1] = False
         counts = np.add.reduceat(keep, starts) if len(starts) else np.zeros(0, np.int64)
         kept = self.coords[keep]
-        new_rings = _offsets(counts + 1)
+        new_rings = offsets_of(counts + 1)
         coords = np.empty((new_rings[-1], 2), self.coords.dtype)
         closing = np.zeros(len(coords), np.bool_)
         closing[new_rings[1:] - 1] = True
@@ -184,7 +184,8 @@ def _shoelace(coords: NDArray[Any]) -> NDArray[np.float64]:
     return (x[:-1] * y[1:] - x[1:] * y[:-1]) / 2
 
 
-def _offsets(counts: NDArray[Any]) -> IntArray:
+def offsets_of(counts: NDArray[Any]) -> IntArray:
+    """Offsets of groups that follow each other, from the size of each: (n + 1,)."""
     result = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=result[1:])
     return result

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import shapely
@@ -33,25 +33,22 @@ from tilesegment.vector.union import canonical_outlines, united
 @dataclass(frozen=True)
 class Features:
     """Whole regions: geometry in pixel coordinates (shapely), class, pixel count, sum of probabilities and
-    first pixel of each, (n,)."""
+    first pixel of each, (n,); where they were regularised, what became of them (see `regularize`)."""
 
     geometry: Geometries
     value: IntArray
     pixels: IntArray
     total: IntArray
     first: IntArray
+    state: NDArray[np.uint8] | None = None
+    deviation: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.value)
 
     def __getitem__(self, index: NDArray[np.generic] | slice) -> Features:
-        return Features(
-            self.geometry[index],
-            self.value[index],
-            self.pixels[index],
-            self.total[index],
-            self.first[index],
-        )
+        columns: Any = [None if column is None else column[index] for column in vars(self).values()]
+        return Features(*columns)
 
     @classmethod
     def none(cls) -> Features:
@@ -62,13 +59,9 @@ class Features:
     @classmethod
     def concatenate(cls, parts: Sequence[Features]) -> Features:
         """All of them in one value, in order."""
-        return cls(
-            np.concatenate([p.geometry for p in parts]),
-            np.concatenate([p.value for p in parts]),
-            np.concatenate([p.pixels for p in parts]),
-            np.concatenate([p.total for p in parts]),
-            np.concatenate([p.first for p in parts]),
-        )
+        columns: Any = zip(*(vars(part).values() for part in parts), strict=True)
+        joined: Any = [None if column[0] is None else np.concatenate(column) for column in columns]
+        return cls(*joined)
 
 
 Key = TypeVar("Key")

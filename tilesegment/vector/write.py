@@ -7,7 +7,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -38,7 +38,7 @@ _CRS84 = "OGC:CRS84"
 # Tables of SQLite, of the format, and of QGIS.
 _RESERVED = re.compile(r"gpkg|sqlite_|rtree_|(layer_styles|ogr_empty_table)$", re.IGNORECASE)
 # Shapefiles cut names after ten characters.
-_SHORT_NAMES = {"perimeter_m": "perim_m"}
+_SHORT_NAMES = {"perimeter_m": "perim_m", "regularized": "regular", "deviation_m": "deviat_m"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Layer:
     """A vector layer to be written.
 
     grid: the working grid of the features; labels: classes by value; multi: write multipolygons;
+    regularized: the features say what became of them;
     metadata: provenance, written where the format has a place for it.
     """
 
@@ -54,6 +55,7 @@ class Layer:
     name: str
     confidence: bool = True
     multi: bool = False
+    regularized: bool = False
     dst_crs: str | None = None
     options: tuple[tuple[str, str], ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
@@ -113,6 +115,8 @@ def check_layer(path: Path, layer: Layer) -> None:
     square = np.array([shapely.box(1, 1, 2, 2)], object)
     one = np.ones(1, np.int64)
     trial = Features(square, one, one, one, one)
+    if layer.regularized:
+        trial = replace(trial, state=np.zeros(1, np.uint8), deviation=np.zeros(1))
     with tempfile.TemporaryDirectory(prefix="tilesegment-") as folder:
         path = Path(folder) / f"trial{path.suffix.lower()}"
         try:
@@ -160,7 +164,7 @@ def _record_batches(
 ) -> Iterator[Any]:
     import pyarrow as pa
 
-    schema, multi = _schema(driver), crosses_180(layer.grid, target)
+    schema, multi = _schema(driver, layer), crosses_180(layer.grid, target)
     names = {value: entry.name for value, entry in layer.labels.items()}
     for features in batches:
         if not len(features):
@@ -178,7 +182,7 @@ def _record_batches(
         )
 
 
-def _schema(driver: str) -> Any:
+def _schema(driver: str, layer: Layer) -> Any:
     import pyarrow as pa
 
     kinds = {
@@ -188,6 +192,8 @@ def _schema(driver: str) -> Any:
         "perimeter_m": pa.float64(),
         "confidence": pa.float64(),
     }
+    if layer.regularized:
+        kinds |= {"regularized": pa.string(), "deviation_m": pa.float64()}
     if driver == "ESRI Shapefile":
         kinds = {_SHORT_NAMES.get(name, name): kind for name, kind in kinds.items()}
     fields = [pa.field(name, kind) for name, kind in kinds.items()]
@@ -207,7 +213,7 @@ def _write_ogr(path: Path, driver: str, layer: Layer, target: str | None, tables
     options = {**options, **{key.upper(): value for key, value in layer.options}}
     multi = layer.multi or crosses_180(layer.grid, target)
     metadata = layer.metadata if driver in ("GPKG", "FlatGeobuf") else None
-    reader = pa.RecordBatchReader.from_batches(_schema(driver), tables)
+    reader = pa.RecordBatchReader.from_batches(_schema(driver, layer), tables)
     try:
         with warnings.catch_warnings():
             # Pyogrio warns of layers without a CRS; the user has been told by us.
@@ -232,7 +238,7 @@ def _write_parquet(path: Path, layer: Layer, target: str | None, tables: Any) ->
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = _schema("Parquet")
+    schema = _schema("Parquet", layer)
     kinds = ["Polygon", "MultiPolygon"] if crosses_180(layer.grid, target) else ["Polygon"]
     geo = {
         "version": "1.0.0",

@@ -1,0 +1,228 @@
+"""Walls: straight pieces fitted to noisy outlines, of very many outlines at once.
+
+An outline comes as a *chain* of points, dense and in order, in metres and in the axes of its building: a
+closed ring, or an open stretch between two places where three regions meet. Douglas and Peucker's (1973)
+points of greatest distance cut a chain into runs; a run is parallel to an axis, or free where it is long
+and clearly neither; what is shorter than a wall can be is absorbed; each run becomes a line through the
+mean of its points without those near its ends, which corners round off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from tilesegment.vector.rings import IntArray, offsets_of
+
+FloatArray = NDArray[np.float64]
+
+# A run is free where it is off its axis by more than this, or by more than its noise can turn it.
+_FREE_ANGLE = np.radians(15.0)
+# Shares of a run's points, from either end, that are left out of its line.
+_TRIM = 0.15
+# Free runs that turn by less are one.
+_BEND = np.radians(20.0)
+_FREE = -1
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How walls are fitted, by chain. tolerance: metres that an outline may leave a straight line;
+    shortest: metres of a wall; axes: directions in half a turn, 2 for right angles, 4 with diagonals."""
+
+    tolerance: FloatArray
+    shortest: FloatArray
+    axes: int = 2
+
+
+@dataclass(frozen=True)
+class Walls:
+    """Runs of chains. begins: (c + 1,) offsets of each chain's; normal: (r, 2) and distance: (r,) of the
+    line normal . p = distance; start, end: (r, 2) points where the run begins and ends on the chain."""
+
+    begins: IntArray
+    normal: FloatArray
+    distance: FloatArray
+    start: FloatArray
+    end: FloatArray
+
+
+def fit_walls(points: FloatArray, begins: IntArray, closed: NDArray[np.bool_], fit: Fit) -> Walls:
+    """The walls of chains. points: (n, 2) in metres, the closed ones without their first point again;
+    begins: (c + 1,) offsets; closed: (c,)."""
+    runs = _cut(points, begins, closed, fit)
+    while True:
+        short = _shortest_ones(runs, closed, fit)
+        if not short.any():
+            break
+        runs = _merged(_only(runs, ~short), closed)
+    return _lines(runs, len(closed))
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """chain, kind: (r,); sums: (r, 6) of the line's points: count, x, y, xx, xy, yy; start, end: (r, 2);
+    angle: (r,) of the axis, or of a free run."""
+
+    chain: IntArray
+    kind: IntArray
+    sums: FloatArray
+    start: FloatArray
+    end: FloatArray
+    angle: FloatArray
+
+    @property
+    def length(self) -> FloatArray:
+        """Along the axis, signed."""
+        step = self.end - self.start
+        return np.asarray(step[:, 0] * np.cos(self.angle) + step[:, 1] * np.sin(self.angle))
+
+
+def _only(runs: _Runs, kept: NDArray[np.bool_]) -> _Runs:
+    return _Runs(**{name: value[kept] for name, value in vars(runs).items()})
+
+
+def _cut(points: FloatArray, begins: IntArray, closed: NDArray[np.bool_], fit: Fit) -> _Runs:
+    """First runs, neighbours of one axis united."""
+    sizes = np.diff(begins)
+    full = offsets_of(sizes + closed)
+    chain = np.repeat(np.arange(len(sizes)), sizes + closed)
+    place = np.arange(full[-1]) - full[chain]
+    coords = points[begins[chain] + place % sizes[chain]]
+    # The third coordinate keeps each point's number.
+    numbered = np.empty((len(coords), 3))
+    numbered[:, :2], numbered[:, 2] = coords, np.arange(len(coords))
+    lines = shapely.simplify(
+        shapely.linestrings(numbered, indices=chain), fit.tolerance, preserve_topology=False
+    )
+    kept, owner = shapely.get_coordinates(lines, include_z=True, return_index=True)
+    at = kept[:, 2].astype(np.int64)
+    within = owner[1:] == owner[:-1]
+    first, last, owner = at[:-1][within], at[1:][within], owner[1:][within]
+    step = coords[last] - coords[first]
+    length = np.hypot(step[:, 0], step[:, 1])
+    angle = np.arctan2(step[:, 1], step[:, 0])
+    unit = np.pi / fit.axes
+    kind = np.rint(angle / unit).astype(np.int64)
+    off = np.abs(angle - kind * unit)
+    # A run between two points that noise may each have moved by the tolerance.
+    noise = np.arcsin(np.minimum(1.0, 2 * fit.tolerance[owner] / np.maximum(length, 1e-9)))
+    free = (off > np.maximum(_FREE_ANGLE, noise)) & (length > 2 * fit.shortest[owner])
+    kind %= fit.axes
+    trimmed = (_TRIM * (last - first)).astype(np.int64)
+    low, high = first + trimmed, last - trimmed + 1
+    sums = np.zeros((len(first), 6))
+    sums[:, 0] = high - low
+    x, y = np.ascontiguousarray(coords.T)
+    # Squares are for the directions of free runs alone.
+    columns = [x, y, x * x, x * y, y * y] if free.any() else [x, y]
+    between = np.column_stack([low, high]).ravel()
+    for number, values in enumerate(columns, start=1):
+        # Each run by itself, and not as a difference of running sums: to the last bit the same, whatever
+        # other chains there are.
+        sums[:, number] = np.add.reduceat(np.append(values, 0.0), between)[::2]
+    runs = _Runs(
+        owner,
+        np.where(free, _FREE, kind),
+        sums,
+        coords[first],
+        coords[last],
+        np.where(free, angle, kind * unit),
+    )
+    return _merged(runs, closed)
+
+
+def _neighbours(runs: _Runs, closed: NDArray[np.bool_]) -> tuple[IntArray, IntArray]:
+    """The run before and after each in its chain; its own number where there is none."""
+    count = len(runs.chain)
+    number = np.arange(count)
+    begin = np.flatnonzero(np.diff(runs.chain, prepend=-1))
+    end = np.append(begin[1:], count) - 1
+    before, after = number - 1, number + 1
+    ring = closed[runs.chain[begin]]
+    before[begin] = np.where(ring, end, begin)
+    after[end] = np.where(ring, begin, end)
+    return before, after
+
+
+def _shortest_ones(runs: _Runs, closed: NDArray[np.bool_], fit: Fit) -> NDArray[np.bool_]:
+    """Runs too short for a wall, none of them neighbours: the shorter one goes first."""
+    length = np.abs(runs.length)
+    before, after = _neighbours(runs, closed)
+    number = np.arange(len(length))
+    rank = np.empty(len(length), np.int64)
+    rank[np.lexsort((number, length))] = number
+    rank_before = np.where(before == number, np.iinfo(np.int64).max, rank[before])
+    rank_after = np.where(after == number, np.iinfo(np.int64).max, rank[after])
+    # What is left of a chain keeps a last run.
+    several = np.bincount(runs.chain, minlength=len(closed))[runs.chain] > 1
+    return np.asarray(
+        several & (length < fit.shortest[runs.chain]) & (rank < rank_before) & (rank < rank_after)
+    )
+
+
+def _merged(runs: _Runs, closed: NDArray[np.bool_]) -> _Runs:
+    """Neighbours of one axis as one run, and free ones that hardly turn."""
+    count = len(runs.chain)
+    if not count:
+        return runs
+    before, _ = _neighbours(runs, closed)
+    turn = np.abs((runs.angle - runs.angle[before] + np.pi) % (2 * np.pi) - np.pi)
+    like = (runs.kind == runs.kind[before]) & ((runs.kind != _FREE) | (turn < _BEND))
+    like &= before != np.arange(count)
+    begin = np.flatnonzero(np.diff(runs.chain, prepend=-1))
+    # A ring of one kind all around is cut somewhere.
+    joined = like.copy()
+    joined[begin] = False
+    group = np.cumsum(~joined) - 1
+    first, last = np.flatnonzero(~joined), np.append(np.flatnonzero(~joined)[1:], count) - 1
+    around = np.flatnonzero(like[begin])
+    head, tail = group[begin[around]], group[np.append(begin[1:], count)[around] - 1]
+    around, head, tail = around[head != tail], head[head != tail], tail[head != tail]
+    sums = np.add.reduceat(runs.sums, first, axis=0)
+    start, end, kind = runs.start[first], runs.end[last], runs.kind[first]
+    chain = runs.chain[first]
+    step = end - start
+    free = kind == _FREE
+    sums[head] += sums[tail]
+    start[head] = start[tail]
+    step[head] = end[head] - start[head]
+    angle = np.where(free, np.arctan2(step[:, 1], step[:, 0]), runs.angle[first])
+    kept = np.ones(len(first), np.bool_)
+    kept[tail] = False
+    return _only(_Runs(chain, kind, sums, start, end, angle), kept)
+
+
+def _lines(runs: _Runs, chains: int) -> Walls:
+    count, x, y, xx, xy, yy = runs.sums.T
+    mean = np.column_stack([x, y]) / count[:, None]
+    # Total least squares: the direction of the largest variance.
+    fitted = 0.5 * np.arctan2(2 * (xy / count - mean[:, 0] * mean[:, 1]),
+                              (xx / count - mean[:, 0] ** 2) - (yy / count - mean[:, 1] ** 2))  # fmt: skip
+    angle = np.where((runs.kind == _FREE) & (count > 2), fitted, runs.angle)
+    normal = np.column_stack([-np.sin(angle), np.cos(angle)])
+    return Walls(
+        offsets_of(np.bincount(runs.chain, minlength=chains)),
+        normal,
+        (normal * mean).sum(axis=1),
+        runs.start,
+        runs.end,
+    )
+
+
+def crossings(walls: Walls, one: IntArray, other: IntArray) -> FloatArray:
+    """Where pairs of lines cross, (n, 2); where they hardly turn, the middle between the end of the one and
+    the start of the other, brought onto both by halves."""
+    a, b = walls.normal[one], walls.normal[other]
+    determinant = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
+    middle = (walls.end[one] + walls.start[other]) / 2
+    steep = np.abs(determinant) > np.sin(_BEND / 2)
+    safe = np.where(steep, determinant, 1.0)
+    d, e = walls.distance[one], walls.distance[other]
+    point = np.column_stack([(d * b[:, 1] - e * a[:, 1]) / safe, (a[:, 0] * e - b[:, 0] * d) / safe])
+    nearer = middle - ((a * (middle * a).sum(axis=1, keepdims=True) - a * d[:, None])
+                       + (b * (middle * b).sum(axis=1, keepdims=True) - b * e[:, None])) / 2  # fmt: skip
+    return np.where(steep[:, None], point, nearer)
