@@ -13,8 +13,9 @@ from affine import Affine
 
 import tilesegment
 from tests import drawn
-from tilesegment.errors import SettingsError
+from tilesegment.errors import ModelError, SettingsError
 from tilesegment.grid import Grid, Window
+from tilesegment.model.card import Card, ModelClass
 from tilesegment.run.regular import in_metres, regular_features, rules_of
 from tilesegment.settings import Measure, VectorSettings
 from tilesegment.tiling.plan import Plan
@@ -348,7 +349,7 @@ class TestCommands:
         assert not (tmp_path / "r.gpkg").exists()
 
     def test_unknown_words(self, mask: Path, tmp_path: Path) -> None:
-        with pytest.raises(SettingsError, match="'round': use one of none, right"):
+        with pytest.raises(SettingsError, match="'round': use one of auto, none, right"):
             tilesegment.vectorize(mask, tmp_path / "r.gpkg", regularize="round")
         with pytest.raises(SettingsError, match="'coarse' is none of fine, default, map, and no length"):
             tilesegment.vectorize(mask, tmp_path / "r.gpkg", regularize="right", tolerance="coarse")
@@ -360,3 +361,40 @@ def test_rules_are_in_metres() -> None:
     assert rules is not None
     assert rules.tolerance == pytest.approx(1.5, rel=1e-3)
     assert rules_of(VectorSettings(), grid, 1, None, 0) is None
+
+
+class TestWhatTheCardSays:
+    @pytest.mark.parametrize(
+        ("names", "said", "expected"),
+        [
+            (["background", "roof"], None, "right"),
+            (["Building"], None, "right"),
+            (["background", "roof"], "none", "none"),
+            (["background", "pond"], None, "none"),
+            (["background", "tank"], "circles", "circles"),
+            (["background", "roof", "road"], "right", "none"),
+        ],
+    )
+    def test_buildings_have_right_angles(self, names: list[str], said: str | None, expected: str) -> None:
+        classes = tuple(ModelClass(name, (k, k, k)) for k, name in enumerate(names))
+        assert Card("m", "Unet", "resnet18", classes, regularize=said).drawn == expected
+
+    def test_unknown_words_are_refused(self) -> None:
+        with pytest.raises(ModelError, match="regularize 'round' is none of none, right"):
+            Card("m", "Unet", "resnet18", (ModelClass("roof", (1, 1, 1)),), regularize="round")
+
+    def test_the_bundled_model_draws_right_angles(self, data: Path, tmp_path: Path) -> None:
+        scene = data / "scenes" / "philippines_epsg3857.tif"
+        box = rasterio.open(scene).bounds
+        part = (box.left, box.top - 60, box.left + 60, box.top)
+        record = tilesegment.predict(scene, tmp_path / "a.gpkg", bbox=part)
+        tilesegment.predict(scene, tmp_path / "b.gpkg", bbox=part, regularize="none")
+        regular, traced = (geopandas.read_file(tmp_path / f"{name}.gpkg") for name in "ab")
+        assert record["counts"]["polygons"] == len(regular) == len(traced)
+        assert (regular["regularized"] == "yes").mean() > 0.5
+        assert "regularized" not in traced
+        tilesegment.predict(scene, tmp_path / "c.gpkg", bbox=part, simplify=0)
+        assert "regularized" not in geopandas.read_file(tmp_path / "c.gpkg")
+        assert regular["area_m2"].sum() == pytest.approx(traced["area_m2"].sum(), rel=0.03)
+        corners = [shapely.get_num_coordinates(frame.geometry).sum() for frame in (regular, traced)]
+        assert corners[0] < 0.5 * corners[1]

@@ -68,8 +68,8 @@ class Measure:
         return f"{self.value:g}{'px' if self.pixels else ''}"
 
 
-# Straight walls and right angles, also half right ones, or also circles.
-REGULARIZE = ("none", "right", "right-diagonal", "circles")
+# As the model's card says; straight walls and right angles, also half right ones, or also circles.
+REGULARIZE = ("auto", "none", "right", "right-diagonal", "circles")
 TOLERANCES = {"fine": Measure(0.2), "default": Measure(0.35), "map": Measure(1.0)}
 
 
@@ -86,7 +86,7 @@ class VectorSettings:
     simplify: Measure = Measure(1.0, pixels=True)
     fill_holes: Measure = Measure(1.0)
     connectivity: int = 4
-    regularize: str = "none"
+    regularize: str = "auto"
     tolerance: Measure = TOLERANCES["default"]
     layer: str | None = None
     dst_crs: str | None = None

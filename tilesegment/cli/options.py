@@ -178,7 +178,7 @@ VECTOR = together(
         type=click.Choice(REGULARIZE),
         default=_VECTOR.regularize,
         show_default=True,
-        help="Straight walls: at right angles, also half right ones, or also circles.",
+        help="Straight walls: at right angles, also half right ones, or also circles; auto: for buildings.",
     ),
     option(
         "--tolerance",

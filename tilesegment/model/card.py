@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tilesegment.errors import ModelError
-from tilesegment.settings import nearest
+from tilesegment.settings import REGULARIZE, nearest
 
 CARD_VERSION = 1
 # Bytes a pixel of one forward pass at its peak, where a card does not state it: measured for
@@ -17,6 +17,10 @@ DEFAULT_ACTIVATION_BYTES = 1200
 
 # What the class is called that objects lie on, or that says nothing.
 BACKGROUND_NAMES = frozenset({"background", "unlabeled", "unlabelled", "void", "ignore"})
+# What the class of buildings is called.
+BUILDING_NAMES = frozenset(
+    {"building", "buildings", "roof", "roofs", "rooftop", "rooftops", "house", "houses", "footprint"}
+)
 # Of ImageNet's pictures in 0..1, which most published weights were trained with.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -39,6 +43,8 @@ class Card:
     bands: names of the input bands. dtype, value_range: of the pixels it was trained on.
     mean, std: per band, after the range was mapped to 0..1.
     gsd: metres a pixel it was trained for, None for pictures. image_size: (rows, columns) for pictures.
+    regularize: how polygons of the one class besides the background are drawn, as `--regularize` says it;
+    None: at right angles where the class is one of buildings, else as they are.
     contact: the network has one more channel after the classes, the logit of lying between two buildings
     that touch or nearly do.
     tile: (rows, columns), overlap: pixels, threshold: least probability of a two-class model's class 1.
@@ -58,6 +64,7 @@ class Card:
     std: tuple[float, ...] = IMAGENET_STD
     gsd: float | None = None
     image_size: tuple[int, int] | None = None
+    regularize: str | None = None
     contact: bool = False
     tile: tuple[int, int] = (512, 512)
     overlap: int = 64
@@ -82,6 +89,9 @@ class Card:
             raise ModelError(f"card of {self.name!r}: no classes")
         if not self.value_range[0] < self.value_range[1] or min(self.std) <= 0:
             raise ModelError(f"card of {self.name!r}: the value range or a standard deviation is empty")
+        if self.regularize not in (None, *REGULARIZE[1:]):
+            known = ", ".join(REGULARIZE[1:])
+            raise ModelError(f"card of {self.name!r}: regularize {self.regularize!r} is none of {known}")
         if not self.temperature > 0:
             raise ModelError(f"card of {self.name!r}: temperature {self.temperature} is not above 0")
         if not 0 < self.threshold < 1:
@@ -108,6 +118,14 @@ class Card:
         if len(self.classes) == 1:
             return {0: ModelClass("background", (0, 0, 0)), 1: self.classes[0]}
         return dict(enumerate(self.classes))
+
+    @property
+    def drawn(self) -> str:
+        """How polygons are drawn where nobody says: see `regularize`."""
+        if len(self.foreground) != 1:
+            return "none"
+        built = self.labels[self.foreground[0]].name.lower() in BUILDING_NAMES
+        return self.regularize or ("right" if built else "none")
 
     @property
     def foreground(self) -> tuple[int, ...]:

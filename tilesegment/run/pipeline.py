@@ -146,7 +146,7 @@ def _layer(prepared: Prepared, settings: PredictSettings, path: Path, marks: dic
         labels={value: labels[value] for value in job.tracing.values},
         name=settings.vector.layer or path.stem,
         multi=settings.vector.connectivity == 8,
-        regularized=settings.vector.regularize != "none",
+        regularized=prepared.measures.regularize != "none",
         dst_crs=settings.vector.dst_crs,
         options=settings.lco,
         metadata=marks,

@@ -92,6 +92,10 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
         region, aoi = _region(scene, settings)
         plan = _plan(scene.grid, region, settings, card)
         measures, notes = resolve_measures(settings.vector, scene.grid, card.gsd)
+        if measures.regularize == "auto":
+            # Whoever asks for every pixel corner gets them.
+            drawn = card.drawn if measures.simplify.value > 0 else "none"
+            measures = replace(measures, regularize=drawn)
         tracing = _tracing(card, settings, measures, scene.grid, trace)
         warnings = [*_scene_warnings(scene, settings, card), *notes]
         budget = settings.max_memory or _default_budget(settings.workers or 1)

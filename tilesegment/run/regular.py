@@ -31,11 +31,14 @@ _BAND, _BANDS_KEPT = 256, 12
 def rules_of(
     settings: VectorSettings, grid: Grid, classes: int, read: SavedPixels | None, threshold: int
 ) -> Rules | None:
-    """How outlines are regularised, None for not at all. threshold: least probability, 0..254, inside.
-    Raises SettingsError where there are several classes, whose outlines are shared."""
+    """How outlines are regularised, None for not at all, which is meant where nobody says. threshold: least
+    probability, 0..254, inside.
+
+    Raises SettingsError where there are several classes, whose outlines are shared.
+    """
     if settings.regularize not in REGULARIZE:
         raise SettingsError(f"--regularize {settings.regularize!r}: use one of {', '.join(REGULARIZE)}")
-    if settings.regularize == "none":
+    if settings.regularize in ("auto", "none"):
         return None
     if classes > 1:
         raise SettingsError(f"--regularize {settings.regularize} is for one class; there are {classes}")
