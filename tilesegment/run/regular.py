@@ -24,8 +24,8 @@ from tilesegment.vector.parallel import chunks, in_threads
 from tilesegment.vector.regularize import Rules, most_pixels
 from tilesegment.vector.seams import Features
 
-# Rows that single pixels are read in, and how many such bands are kept.
-_BAND, _BANDS_KEPT = 256, 12
+# Rows that single pixels are read in, and bytes of such bands that are kept.
+_BAND, _KEPT_BYTES = 256, 64_000_000
 
 
 def rules_of(
@@ -112,7 +112,7 @@ class SavedPixels:
                 first = number * _BAND
                 last = min(first + _BAND, block.window.height)
                 self._bands[key] = read_rows(self.path(block), first, last).probability
-                if len(self._bands) > _BANDS_KEPT:
+                while len(self._bands) > 1 and sum(b.nbytes for b in self._bands.values()) > _KEPT_BYTES:
                     self._bands.popitem(last=False)
             self._bands.move_to_end(key)
             return self._bands[key]

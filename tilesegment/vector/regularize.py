@@ -104,10 +104,12 @@ def regularize(geometry: Geometries, plain: Geometries, metric: FloatArray, rule
     state = np.full(len(geometry), State.FAR, np.uint8)
     deviation = np.zeros(len(geometry))
     left = np.arange(len(geometry))
+    edges = _unit_edges(Ragged.of(geometry))
+    shifts = _shifts(edges, rules)
     for scale in _SCALES:
         if not len(left):
             break
-        shapes = _measured(geometry[left], plain[left], metric[left], rules)
+        shapes = _measured(geometry[left], plain[left], metric[left], edges, shifts)
         fitted = _fitted(shapes, rules, scale)
         state[left], off = _gate(fitted, shapes, np.maximum(rules.tolerance, _PIXELS * shapes.side))
         passed = state[left] == State.YES
@@ -115,6 +117,9 @@ def regularize(geometry: Geometries, plain: Geometries, metric: FloatArray, rule
         result[done] = _in_pixels(fitted[passed], metric[done], shapes.origin[passed])
         deviation[done] = off[passed]
         left = left[~passed]
+        again = ~passed[shapes.owner]
+        edges, kept = edges.only(again)
+        shifts = shifts[kept]
     return Regularized(result, state, deviation)
 
 
@@ -139,15 +144,16 @@ class _Shapes:
     simple: Geometries
 
 
-def _measured(geometry: Geometries, plain: Geometries, metric: FloatArray, rules: Rules) -> _Shapes:
+def _measured(
+    geometry: Geometries, plain: Geometries, metric: FloatArray, edges: _Edges, shifts: FloatArray
+) -> _Shapes:
     outlines = Ragged.of(geometry)
     part_owner = np.arange(len(geometry))
     if outlines.geoms is not None:
         part_owner = np.repeat(part_owner, np.diff(outlines.geoms))
     owner = part_owner[outlines.part_of_ring()]
     origin = shapely.get_coordinates(shapely.centroid(geometry)).reshape(-1, 2)
-    edges = _unit_edges(outlines)
-    points = edges.middle + edges.outward * _shifts(edges, rules)[:, None]
+    points = edges.middle + edges.outward * shifts[:, None]
     of_point = np.repeat(owner, np.diff(edges.begins))
     points = _apply(metric[of_point], points - origin[of_point])
     direction, strength = _directions(points, edges.begins, owner, len(geometry))
@@ -193,6 +199,12 @@ class _Edges:
     begins: IntArray
     middle: FloatArray
     outward: FloatArray
+
+    def only(self, rings: NDArray[np.bool_]) -> tuple[_Edges, NDArray[np.bool_]]:
+        """The edges of some rings, and which they are."""
+        sizes = np.diff(self.begins)
+        kept = np.repeat(rings, sizes)
+        return _Edges(offsets_of(sizes[rings]), self.middle[kept], self.outward[kept]), kept
 
 
 def _unit_edges(outlines: Ragged) -> _Edges:
@@ -330,15 +342,16 @@ def _gate(
     deviation = np.zeros(len(fitted))
     state[~shapely.is_valid(fitted)] = State.INVALID
     left = np.flatnonzero(state == State.YES)
-    new, old = fitted[left], shapes.simple[left]
-    areas, was = shapely.area(new), shapely.area(old)
-    ratio = areas / was
-    common = shapely.area(shapely.intersection(new, old))
-    iou = common / (areas + was - common)
-    deviation[left] = shapely.hausdorff_distance(new, shapes.local[left])
-    far = (iou < _LEAST_IOU) | (deviation[left] > _DEVIATION * tolerance[left])
-    state[left[far]] = State.FAR
-    state[left[~far & ((ratio < _AREA_RATIO) | (ratio > 1 / _AREA_RATIO))]] = State.AREA
+    areas, was = shapely.area(fitted), shapely.area(shapes.simple)
+    ratio = areas[left] / was[left]
+    state[left[(ratio < _AREA_RATIO) | (ratio > 1 / _AREA_RATIO)]] = State.AREA
+    left = np.flatnonzero(state == State.YES)
+    deviation[left] = shapely.hausdorff_distance(fitted[left], shapes.local[left])
+    state[left[deviation[left] > _DEVIATION * tolerance[left]]] = State.FAR
+    left = np.flatnonzero(state == State.YES)
+    common = shapely.area(shapely.intersection(fitted[left], shapes.simple[left]))
+    iou = common / (areas[left] + was[left] - common)
+    state[left[iou < _LEAST_IOU]] = State.FAR
     return state, deviation
 
 
