@@ -140,3 +140,9 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch, caplog) ->
     monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path))
     assert cache.cache_folder() == tmp_path / "tilesegment"
     assert "no cache there" in caplog.text
+
+
+def test_the_folder_is_made_with_those_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TILESEGMENT_CACHE", str(tmp_path / "not" / "yet" / "there"))
+    assert cache.cache_folder() == tmp_path / "not" / "yet" / "there"
+    assert cache.cache_folder().is_dir()
