@@ -88,7 +88,8 @@ def test_the_strip_equals_the_weighted_mean(height: int, width: int, tile: int, 
 def test_no_tile_means_nodata() -> None:
     strip = Strip(tile_weights((4, 4), 0, "linear"), 2, 6)
     strip.add(0, np.full((2, 4, 4), FINE_MAX // 2, np.uint16))
-    classes, probability = strip.advance(4)
+    classes, probability, contact = strip.advance(4)
+    assert contact is None
     assert (classes[:, 4:] == NODATA).all()
     assert (probability[:, 4:] == NODATA).all()
     # Of equal classes the first wins.

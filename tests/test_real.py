@@ -138,7 +138,7 @@ def test_sixteen_bits_and_alpha_give_sensible_roofs(
 def test_joined_polygons_are_those_of_the_whole_mask(data: Path, tmp_path: Path) -> None:
     """On a real town, cut into bands of rows by the tracer."""
     source = data / "scenes" / "banepa_epsg4326.tif"
-    exact = {"min_area": 0, "simplify": 0, "fill_holes": 0}
+    exact = {"min_area": 0, "simplify": 0, "fill_holes": 0, "split": "none"}
     tilesegment.predict(source, tmp_path / "r.gpkg", mask=tmp_path / "m.tif", **exact)
     with rasterio.open(tmp_path / "m.tif") as dataset:
         mask, transform = dataset.read(1), dataset.transform

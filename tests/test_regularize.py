@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import geopandas
@@ -264,19 +265,35 @@ class TestApart:
         assert settled.geometry[0].equals(left)
         assert settled.geometry[1].equals(right)
 
+    def test_parts_of_a_region_step_back_together(self) -> None:
+        """Where a simplified wall between them is not where the traced one is."""
+        left, right, other = (
+            shapely.box(0, 0, 10, 10),
+            shapely.box(10, 0, 20, 10),
+            shapely.box(22, 0, 30, 10),
+        )
+        moved = [shapely.box(0, 0, 9, 10), shapely.box(9, 0, 20, 10)]
+        kept = self.settle([*moved, other], [*moved, other], [left, right, other], [0, 0, 1])
+        assert [shape.area for shape in kept.geometry] == [90, 110, 80]
+        wide = [moved[0], shapely.box(9, 0, 23, 10)]
+        back = self.settle([*wide, other], [*wide, other], [left, right, other], [0, 0, 1])
+        assert [shape.area for shape in back.geometry] == [100, 100, 80]
+
     def test_touching_is_no_overlap(self) -> None:
         left, right = shapely.box(0, 0, 10, 10), shapely.box(10, 10, 20, 20)
         settled = self.settle([left, right], [left, right], [left, right])
         assert settled.state.tolist() == [State.YES, State.YES]
 
     @staticmethod
-    def settle(regular: list, plain: list, exact: list) -> Features:
+    def settle(regular: list, plain: list, exact: list, group: list[int] | None = None) -> Features:
         count = len(regular)
         numbers = np.ones(count, np.int64)
         features = Features(
             np.array(regular), numbers, numbers, numbers, np.arange(count) * 11,
-            np.zeros(count, np.uint8), np.full(count, 0.5),
+            state=np.zeros(count, np.uint8), deviation=np.full(count, 0.5),
         )  # fmt: skip
+        if group is not None:
+            features = dataclasses.replace(features, group=np.array(group))
         candidates = Candidates(features, np.array(plain), np.array(exact))
         return Features.concatenate(list(kept_apart(iter([candidates]), 100, 5.0)))
 

@@ -44,7 +44,7 @@ ONLY = {
     "albumentations": {"train/augment.py"},
     "accelerate": {"train/processes.py"},
     "matplotlib": {"train/plots.py"},
-    "scipy": {"datasets/buildings.py", "evaluate/"},
+    "scipy": {"datasets/buildings.py", "evaluate/", "vector/instances.py"},
     "pycocotools": {"datasets/coco.py"},
     "openvino": {"model/export.py", "model/engines/openvino.py"},
     "segmentation_models_pytorch": {"model/build.py", "train/losses.py"},

@@ -92,9 +92,14 @@ class VectorSettings:
     dst_crs: str | None = None
 
 
+# Where the model's card has contact; never.
+SPLIT = ("auto", "none")
+
+
 @dataclass(frozen=True)
 class PredictSettings:
-    """Everything that `predict` can be told; None means: as the model's card says."""
+    """Everything that `predict` can be told; None means: as the model's card says. split: one of SPLIT,
+    whether buildings that touch become polygons of their own."""
 
     model: str = "roofs"
     tile: tuple[int, int] | None = None
@@ -111,6 +116,7 @@ class PredictSettings:
     aoi: str | None = None
     match_input: bool = False
     vector: VectorSettings = VectorSettings()
+    split: str = "auto"
     engine: str = "auto"
     device: str = "auto"
     precision: str = "auto"

@@ -17,6 +17,7 @@ from tilesegment.errors import SettingsError
 from tilesegment.model.engines.choose import ENGINES
 from tilesegment.settings import (
     REGULARIZE,
+    SPLIT,
     Measure,
     VectorSettings,
     load_yaml,
@@ -226,6 +227,13 @@ SCENE = together(
         help="left,bottom,right,top in the scene's CRS.",
     ),
     option("--aoi", help="Vector file: only inside its polygons."),
+    option(
+        "--split",
+        type=click.Choice(SPLIT),
+        default="auto",
+        show_default=True,
+        help="A polygon for each building where they touch, if the model knows; none: one for all.",
+    ),
     option("--match-input", is_flag=True, help="Masks on the input's own grid."),
 )
 RUNNING = together(

@@ -178,7 +178,9 @@ def _only_wanted(
     probability = blended.probability[rows]
     if wanted is None:
         nothing = np.full_like(probability, NODATA)
-        return BlockPixels(nothing if several else None, nothing)
+        return BlockPixels(
+            nothing if several else None, nothing, None if blended.contact is None else nothing
+        )
     mask = wanted[rows]
     if ((probability == NODATA) & mask).any():
         raise BlockFailedError("a valid pixel was not predicted; please report this")
@@ -186,8 +188,12 @@ def _only_wanted(
     def kept(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return np.where(mask, array, np.uint8(NODATA))
 
-    classes = blended.classes
-    return BlockPixels(kept(classes[rows]) if several and classes is not None else None, kept(probability))
+    classes, contact = blended.classes, blended.contact
+    return BlockPixels(
+        kept(classes[rows]) if several and classes is not None else None,
+        kept(probability),
+        None if contact is None else kept(contact[rows]),
+    )
 
 
 def _trace(finished: Finished, window: Window, job: Job, watch: Stopwatch, save: Sink) -> None:
@@ -259,6 +265,7 @@ def _predictor(job: Job, device_index: int) -> Predictor:
         precision=job.engine.precision,
         batch=job.batch,
         lanes=job.lanes,
+        contact=job.contact,
     )
     key = job.engine.engine, job.model.sha256, setup
     if key not in _loaded:

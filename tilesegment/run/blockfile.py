@@ -56,10 +56,12 @@ class BlockInfo:
 @dataclass(frozen=True)
 class BlockPixels:
     """classes: (rows, columns) uint8, None for two classes, where the probability of class 1 says all;
-    probability: (rows, columns) uint8, 0..254; 255 where nothing was predicted."""
+    probability: (rows, columns) uint8, 0..254; 255 where nothing was predicted; contact: likewise, that of
+    lying between two buildings, None where it is not wanted."""
 
     classes: NDArray[np.uint8] | None
     probability: NDArray[np.uint8]
+    contact: NDArray[np.uint8] | None = None
 
 
 class BlockWriter:
@@ -73,7 +75,7 @@ class BlockWriter:
 
     def rows(self, row: int, pixels: BlockPixels) -> None:
         """Save a band of pixels whose first row is the block's row `row`."""
-        for name, array in (("classes", pixels.classes), ("probability", pixels.probability)):
+        for name, array in vars(pixels).items():
             if array is not None:
                 self._save(f"{name}/{row}", partial(_packed, pixels=array))
 
@@ -152,20 +154,25 @@ def read_fragments(path: Path, band: int) -> Fragments:
 def read_rows(path: Path, begin: int, end: int) -> BlockPixels:
     """The rows [begin, end) of a block, counted from its first."""
     with zipfile.ZipFile(path) as archive:
-        starts: dict[str, list[int]] = {"classes": [], "probability": []}
+        starts: dict[str, list[int]] = {"classes": [], "probability": [], "contact": []}
         for name in archive.namelist():
             kind, _, row = name.partition("/")
             if kind in starts:
                 starts[kind].append(int(row))
 
-        def rows(kind: str) -> NDArray[np.uint8]:
+        def rows(kind: str) -> NDArray[np.uint8] | None:
             bands = sorted(starts[kind])
+            if not bands:
+                return None
             first = bisect_right(bands, begin) - 1
             touched = bands[first : bisect_left(bands, end)]
             found = np.concatenate([_unpacked(archive, f"{kind}/{row}")["pixels"] for row in touched])
             return found[begin - bands[first] : end - bands[first]]
 
-        return BlockPixels(rows("classes") if starts["classes"] else None, rows("probability"))
+        probability = rows("probability")
+        if probability is None:
+            raise OutputError(f"{path}: holds no pixels; delete it, then run the same command again")
+        return BlockPixels(rows("classes"), probability, rows("contact"))
 
 
 def read_bands(path: Path, rows: int) -> Iterator[tuple[int, BlockPixels]]:

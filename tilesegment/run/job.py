@@ -81,7 +81,7 @@ class Job:
 
     dtype: of the scene's values; low, high: the value range by band. aoi: WKB in pixel coordinates of the
     working grid, or None. batch: tiles a call, None for the engine's own. lanes: forward passes at a time
-    in a process.
+    in a process. contact: save it too, to split buildings that touch.
     """
 
     scene: SceneSpec
@@ -97,6 +97,7 @@ class Job:
     aoi: bytes | None
     tracing: TraceSettings
     folder: str
+    contact: bool = False
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ from tilesegment.run.record import (
     stage_seconds,
     versions,
 )
-from tilesegment.run.regular import SavedPixels, rules_of
+from tilesegment.run.regular import rules_of
+from tilesegment.run.saved import SavedPixels
 from tilesegment.settings import PredictSettings
 from tilesegment.vector.parallel import in_threads
 from tilesegment.vector.regularize import Rules
@@ -246,6 +247,7 @@ def _write_all(
     labels = job.model.card.labels
 
     def polygons(path: Path) -> int:
+        saved = SavedPixels(job.plan, ledger.path)
         features = whole_features(
             job.plan,
             ledger.path,
@@ -253,7 +255,9 @@ def _write_all(
             prepared.measures,
             job.tracing.tolerance is not None,
             len(job.tracing.values) > 1,
-            _rules(prepared, SavedPixels(job.plan, ledger.path)),
+            _rules(prepared, saved),
+            saved if job.contact else None,
+            job.tracing.least,
         )
         with writing(path) as temporary:
             return write_layer(temporary, _layer(prepared, settings, path, marks), features)
@@ -330,7 +334,7 @@ def _describe(source: str, prepared: Prepared) -> dict[str, Any]:
         "recompute": round(plan.recompute, 4),
         "memory_bytes": memory,
         # Pixels compress to a third or better; polygons take about as much again.
-        "disk_bytes": area * (1 if prepared.load.channels == 1 else 2),
+        "disk_bytes": area * ((1 if prepared.load.channels == 1 else 2) + prepared.load.contact),
         "warnings": list(prepared.warnings),
     }
 

@@ -21,7 +21,7 @@ from tilesegment.raster.source import Scene, open_scene
 from tilesegment.raster.values import ValueRange, blank_edge, value_range
 from tilesegment.run.identity import scene_identity
 from tilesegment.run.job import Job, TraceSettings
-from tilesegment.settings import Measure, PredictSettings, VectorSettings
+from tilesegment.settings import SPLIT, Measure, PredictSettings, VectorSettings
 from tilesegment.tiling.blend import BLEND_MODES, BlendMode
 from tilesegment.tiling.memory import PROCESS_BYTES, Load, fit_blocks, worst_memory
 from tilesegment.tiling.plan import Plan, fitting_tile
@@ -100,7 +100,9 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
         warnings = [*_scene_warnings(scene, settings, card), *notes]
         budget = settings.max_memory or _default_budget(settings.workers or 1)
         engine = choose_engine(settings.engine, settings.device, settings.precision)
+        contact = trace and settings.split == "auto" and card.contact and card.is_binary
         load, lanes = _load(scene, model, plan, settings, budget, engine)
+        load = replace(load, contact=contact)
         job = Job(
             scene.spec,
             model,
@@ -115,6 +117,7 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
             aoi,
             tracing,
             folder,
+            contact,
         )
         return Prepared(
             job,
@@ -188,6 +191,8 @@ def plan_memory(prepared: Prepared) -> dict[str, int]:
 def _check(settings: PredictSettings) -> None:
     if settings.blend not in BLEND_MODES:
         raise SettingsError(f"--blend {settings.blend!r}: use one of {', '.join(BLEND_MODES)}")
+    if settings.split not in SPLIT:
+        raise SettingsError(f"--split {settings.split!r}: use one of {', '.join(SPLIT)}")
     for name, least in (("batch", 1), ("workers", 1), ("max_memory", 1)):
         value = getattr(settings, name)
         if value is not None and value < least:
@@ -313,6 +318,7 @@ def _prediction_key(job: Job, scene: Scene) -> dict[str, Any]:
         "tile": list(job.plan.tile),
         "overlap": job.plan.overlap,
         "blend": job.blend,
+        "contact": job.contact,
         "engine": job.engine.version,
         "device": job.engine.device,
         "precision": job.engine.precision,

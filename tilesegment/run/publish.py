@@ -19,7 +19,9 @@ from tilesegment.run.blockfile import (
     read_rows,
 )
 from tilesegment.run.job import Job, TraceSettings, trace_block
-from tilesegment.run.regular import regular_features
+from tilesegment.run.regular import in_metres, regular_features
+from tilesegment.run.saved import SavedPixels
+from tilesegment.run.split import split_features
 from tilesegment.settings import Measure, VectorSettings
 from tilesegment.tiling.blend import NODATA
 from tilesegment.tiling.plan import Block, Plan
@@ -95,11 +97,14 @@ def whole_features(
     shared_outlines: bool,
     several_classes: bool,
     rules: Rules | None = None,
+    saved: SavedPixels | None = None,
+    least: int = 0,
 ) -> Iterator[Features]:
     """The polygons of all blocks: joined, then cleaned, in batches in the order of their id.
 
     path: the file of a block. shared_outlines: the fragments were simplified already, together with their
-    neighbours. rules: make regular outlines; for one class.
+    neighbours. rules: make regular outlines; for one class. saved: split buildings that touch, by the
+    contact in these; least: probability, 0..254, of class 1.
     """
     tolerance = Measure(0.0) if shared_outlines else settings.simplify
     # Bands of blocks beside each other form a row.
@@ -114,6 +119,9 @@ def whole_features(
         return read_fragments(path(block), band)
 
     joined = join(load, groups, settings.connectivity, shared_outlines)
+    if saved is not None:
+        pixels = in_metres(settings.simplify, grid) / in_metres(Measure(1.0, True), grid)
+        joined = split_features(joined, saved, grid, least, pixels)
     if rules is not None:
         yield from regular_features(joined, grid, settings, rules)
         return

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Iterator
 
 from tilesegment.errors import SettingsError
 from tilesegment.grid import Grid
-from tilesegment.run.blockfile import read_rows
+from tilesegment.run.saved import SavedPixels
 from tilesegment.settings import REGULARIZE, Measure, VectorSettings
-from tilesegment.tiling.blend import NODATA
-from tilesegment.tiling.plan import Block, Plan
 from tilesegment.vector.apart import Candidates, kept_apart
 from tilesegment.vector.clean import clean_regular
 from tilesegment.vector.parallel import chunks, in_threads
 from tilesegment.vector.regularize import Rules, most_pixels
 from tilesegment.vector.seams import Features
-
-# Rows that single pixels are read in, and bytes of such bands that are kept.
-_BAND, _KEPT_BYTES = 256, 64_000_000
 
 
 def rules_of(
@@ -75,44 +63,3 @@ def _candidates(
                     chunks(len(features)),
                 )
             )
-
-
-@dataclass
-class SavedPixels:
-    """The probabilities of single pixels of saved blocks, of which some bands are kept in memory."""
-
-    plan: Plan
-    path: Callable[[Block], Path]
-
-    def __post_init__(self) -> None:
-        self._bands: OrderedDict[tuple[int, int], NDArray[np.uint8]] = OrderedDict()
-        self._turn = threading.Lock()
-
-    def __call__(self, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Probabilities of pixels of the working grid, (n,); NODATA outside of the blocks."""
-        result = np.full(len(rows), NODATA, np.uint8)
-        for block in self.plan.blocks:
-            window = block.window
-            inside = (rows >= window.row) & (rows < window.row_end)
-            inside &= (cols >= window.col) & (cols < window.col_end)
-            index = np.flatnonzero(inside)
-            band = (rows[index] - window.row) // _BAND
-            order = np.argsort(band, kind="stable")
-            for part in np.split(index[order], np.flatnonzero(np.diff(band[order])) + 1):
-                if len(part):
-                    number = int(rows[part[0]] - window.row) // _BAND
-                    found = self._band(block, number)
-                    result[part] = found[rows[part] - window.row - number * _BAND, cols[part] - window.col]
-        return result
-
-    def _band(self, block: Block, number: int) -> NDArray[np.uint8]:
-        key = block.index, number
-        with self._turn:
-            if key not in self._bands:
-                first = number * _BAND
-                last = min(first + _BAND, block.window.height)
-                self._bands[key] = read_rows(self.path(block), first, last).probability
-                while len(self._bands) > 1 and sum(b.nbytes for b in self._bands.values()) > _KEPT_BYTES:
-                    self._bands.popitem(last=False)
-            self._bands.move_to_end(key)
-            return self._bands[key]

@@ -61,6 +61,10 @@ def count_probability(probability: NDArray[np.float32]) -> NDArray[np.uint16]:
     return np.asarray(np.rint(probability * np.float32(FINE_MAX)), np.uint16)
 
 
+# Finished rows: class, probability and, where it is wanted, contact; uint8, NODATA where no tile was added.
+Blended = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8] | None]
+
+
 class Blender(Protocol):
     """Running sums over a band of rows as wide as a block. Tiles are added row by row, left to right.
 
@@ -74,27 +78,27 @@ class Blender(Protocol):
         column is `col` of the strip and whose first row is `top`. Columns outside the strip are cut off."""
         ...
 
-    def advance(self, top: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Finish the rows from the present `top` to the new one, which no later tile can touch: (class,
-        probability), uint8 both, NODATA where no tile was added. With one channel, class is 0 everywhere
-        that was predicted and probability is that of class 1: the threshold is applied later, by whoever
-        needs it."""
+    def advance(self, top: int) -> Blended:
+        """Finish the rows from the present `top` to the new one, which no later tile can touch. With one
+        channel, class is 0 everywhere that was predicted and probability is that of class 1: the threshold
+        is applied later, by whoever needs it."""
         ...
 
 
 @dataclass
 class Strip:
     """The `Blender` of arrays in memory: sums (channels, rows, columns) and weights (rows, columns),
-    uint32."""
+    uint32. contact: tiles have one channel more, that of contact."""
 
     weights: NDArray[np.uint32]
     channels: int
     width: int
     top: int = 0
+    contact: bool = False
 
     def __post_init__(self) -> None:
         rows = self.weights.shape[0]
-        self._sums = np.zeros((self.channels, rows, self.width), np.uint32)
+        self._sums = np.zeros((self.channels + self.contact, rows, self.width), np.uint32)
         self._weight = np.zeros((rows, self.width), np.uint32)
 
     def add(self, col: int, counts: NDArray[np.uint16]) -> None:
@@ -105,16 +109,18 @@ class Strip:
         self._weight[:, begin:end] += weights
         self._sums[:, :, begin:end] += np.multiply(counts[:, :, part], weights, dtype=np.uint32)
 
-    def advance(self, top: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def advance(self, top: int) -> Blended:
         """See `Blender`."""
         rows = min(top - self.top, self._weight.shape[0])
-        classes, probability = _reduce(self._sums[:, :rows], self._weight[:rows])
+        weight = self._weight[:rows]
+        classes, probability = _reduce(self._sums[: self.channels, :rows], weight)
+        contact = _reduce(self._sums[self.channels :, :rows], weight)[1] if self.contact else None
         for array in (self._sums, self._weight):
             kept = array.shape[-2] - rows
             array[..., :kept, :] = array[..., rows:, :].copy()
             array[..., kept:, :] = 0
         self.top = top
-        return classes, probability
+        return classes, probability, contact
 
 
 def _reduce(

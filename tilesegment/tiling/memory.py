@@ -33,7 +33,7 @@ MOST_WORK = 1.05
 class Load:
     """What one process holds, independent of the scene's size.
 
-    bands, pixel_bytes: of the scene; channels: blended ones (1 for two classes).
+    bands, pixel_bytes: of the scene; channels: blended ones (1 for two classes); contact: and one more.
     model_bytes: weights in memory; activation_bytes: of one forward pass of one tile at its peak.
     lanes: forward passes at the same time; batch: tiles in each. process_bytes: before any of this.
     """
@@ -46,6 +46,7 @@ class Load:
     lanes: int
     batch: int
     process_bytes: int
+    contact: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,16 +80,19 @@ def worst_memory(plan: Plan, load: Load) -> Memory:
     tile_pixels = plan.tile[0] * plan.tile[1]
     strip_pixels = plan.tile[0] * (tile_cols * (plan.tile[1] - plan.overlap) + plan.overlap)
     source = load.bands * load.pixel_bytes + 1
+    channels = load.channels + load.contact
     # A tile waits as raw values, float32 values and probabilities; two batches a lane are under way.
-    tile_bytes = tile_pixels * (source + 4 * load.bands + 4 * load.channels)
+    tile_bytes = tile_pixels * (source + 4 * load.bands + 4 * channels)
     return Memory(
         process=load.process_bytes + GDAL_CACHE_BYTES,
         model=load.model_bytes,
         forward=load.lanes * load.batch * (load.activation_bytes + 2 * tile_bytes),
         # The strip in use and the one read ahead; sums of classes and weights.
-        strip=strip_pixels * (2 * source + 4 * load.channels + 4 + 8),
+        strip=strip_pixels * (2 * source + 4 * channels + 4 + 8),
         # Probability, and the class where there are several; a band more on its way to the file.
-        finished=min(rows_waiting(plan) + plan.tile[0], height) * width * (1 if load.channels == 1 else 2),
+        finished=min(rows_waiting(plan) + plan.tile[0], height)
+        * width
+        * ((1 if load.channels == 1 else 2) + load.contact),
         trace=min(TRACE_ROWS, height) * width * TRACE_BYTES,
     )
 

@@ -67,16 +67,17 @@ def kept_apart(batches: Iterator[Candidates], grid_width: int, reach: float) -> 
         row = int(batch.features.first[-1]) // grid_width
         around = _boxes(held)
         pairs = _pairs(around)
-        unsure = around[:, 3] >= row - reach
+        group = _groups(held)
+        unsure = _whole_groups(around[:, 3] >= row - reach, group)
         for _ in range(_ROUNDS):
-            unsure = _with_neighbours(unsure, pairs)
+            unsure = _whole_groups(_with_neighbours(unsure, pairs), group)
         settled = _settled(held, pairs)
         ready = given + int(np.argmax(unsure[given:])) if unsure[given:].any() else len(held)
         yield settled[np.arange(given, ready)]
         # What was handed out goes once nothing that waits is near enough to look at it.
         needed = np.arange(len(held)) >= ready
         for _ in range(_ROUNDS):
-            needed = _with_neighbours(needed, pairs) | unsure
+            needed = _whole_groups(_with_neighbours(needed, pairs) | unsure, group)
         given = int((needed[:ready]).sum())
         held = held[needed]
     if held is not None:
@@ -105,6 +106,21 @@ def _with_neighbours(chosen: NDArray[np.bool_], pairs: IntArray) -> NDArray[np.b
     return result
 
 
+def _groups(held: Candidates) -> IntArray:
+    """Numbers from 0, equal for parts of one region."""
+    group = held.features.group
+    if group is None:
+        return np.arange(len(held))
+    return np.asarray(np.unique(group, return_inverse=True)[1].reshape(-1), np.int64)
+
+
+def _whole_groups(chosen: NDArray[np.bool_], group: IntArray) -> NDArray[np.bool_]:
+    """With all members of the groups that one is chosen of."""
+    any_of = np.zeros(len(chosen), np.bool_)
+    any_of[group[chosen]] = True
+    return np.asarray(any_of[group], np.bool_)
+
+
 def _settled(held: Candidates, pairs: IntArray) -> Features:
     """The features with outlines that do not overlap."""
     features = held.features
@@ -113,26 +129,28 @@ def _settled(held: Candidates, pairs: IntArray) -> Features:
     outlines = np.stack([features.geometry, held.plain, held.exact])
     number = np.arange(len(held))
     level = np.where(features.state == State.YES, _REGULAR, _PLAIN)
-    one, other = pairs
+    # Parts of one region fit each other as long as all have outlines of one kind.
+    group = _groups(held)
+    one, other = pairs[:, group[pairs[0]] != group[pairs[1]]]
     allowed = np.ones((3, len(held)), np.bool_)
     for kind in (_REGULAR, _PLAIN):
         for here, there in ((one, other), (other, one)):
             meets = _overlap(outlines[kind, here], held.exact[there])
             allowed[kind, here[meets]] = False
     # Whoever may not have the one he has takes the next that he may.
-    level = _next_allowed(level, allowed)
+    level = _next_allowed(level, allowed, group)
     for last in (False, True):
         meets = _overlap(outlines[level[one], one], outlines[level[other], other])
         either = np.zeros(len(held), np.bool_)
         if last:
             either[one[meets]] = either[other[meets]] = True
-            level = np.where(either, _EXACT, level)
+            level = np.where(_whole_groups(either, group), _EXACT, level)
             continue
         regular = (level[one] == _REGULAR) | (level[other] == _REGULAR)
         for side in (one, other):
             moves = meets & ((level[side] == _REGULAR) | ~regular)
             either[side[moves]] = True
-        level = _next_allowed(np.minimum(level + either, _EXACT), allowed)
+        level = _next_allowed(np.minimum(level + either, _EXACT), allowed, group)
     lost = (features.state == State.YES) & (level != _REGULAR)
     return replace(
         features,
@@ -142,10 +160,14 @@ def _settled(held: Candidates, pairs: IntArray) -> Features:
     )
 
 
-def _next_allowed(level: IntArray, allowed: NDArray[np.bool_]) -> IntArray:
+def _next_allowed(level: IntArray, allowed: NDArray[np.bool_], group: IntArray) -> IntArray:
+    """The first level that is allowed, from each one's own on; one for a whole group."""
     number = np.arange(len(level))
-    for _ in range(_EXACT):
+    for _ in range(_EXACT + 1):
         level = np.where(allowed[level, number], level, level + 1)
+        highest = np.zeros(len(level), np.int64)
+        np.maximum.at(highest, group, level)
+        level = highest[group]
     return level
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tilesegment.grid import Grid
 from tilesegment.settings import Measure
 from tilesegment.vector.apart import Candidates
-from tilesegment.vector.regularize import Rules, regularize
+from tilesegment.vector.regularize import Rules, State, regularize
 from tilesegment.vector.rings import Geometries, Ragged, canonical
 from tilesegment.vector.seams import Features
 
@@ -105,7 +105,7 @@ def clean(
     metric = pixel_metric(features.geometry, grid)
     limits = (holes, min_area) if several_classes else (holes,)
     geometry = fill_holes(features.geometry, limits, metric)
-    geometry = simplify(geometry, tolerance, metric)
+    geometry, _ = _simplified_apart(features, simplify(geometry, tolerance, metric), limits, metric)
     kept = (areas(geometry, min_area, metric) >= min_area.value) & ~shapely.is_empty(geometry)
     return replace(features, geometry=geometry)[kept]
 
@@ -117,11 +117,29 @@ def clean_regular(
     which another feature may lie are not filled."""
     metric = pixel_metric(features.geometry, grid)
     exact = fill_holes(features.geometry, (holes, min_area), metric)
-    plain = simplify(exact, tolerance, metric)
+    limits = (holes, min_area)
+    plain, shared = _simplified_apart(features, simplify(exact, tolerance, metric), limits, metric)
     found = regularize(exact, plain, metric, rules)
+    found.geometry[shared] = plain[shared]
+    found.state[shared] = State.SHARED
+    found.deviation[shared] = 0
     kept = areas(found.geometry, min_area, metric) >= min_area.value
     regular = replace(features, geometry=found.geometry, state=found.state, deviation=found.deviation)
     return Candidates(regular[kept], plain[kept], exact[kept])
+
+
+def _simplified_apart(
+    features: Features, geometry: Geometries, holes: tuple[Measure, ...], metric: NDArray[np.float64]
+) -> tuple[Geometries, NDArray[np.bool_]]:
+    """Simplified outlines, those of features that share walls as they were simplified with their
+    neighbours, and which these are."""
+    shared = np.zeros(len(features), np.bool_)
+    if features.plain is None:
+        return geometry, shared
+    shared = np.array([shape is not None for shape in features.plain], np.bool_)
+    geometry = geometry.copy()
+    geometry[shared] = fill_holes(features.plain[shared], holes, metric[shared])
+    return geometry, shared
 
 
 def _apply(matrices: NDArray[Any], points: NDArray[Any]) -> NDArray[np.float64]:

@@ -52,6 +52,7 @@ class State(IntEnum):
     FAR = 2
     AREA = 3
     OVERLAP = 4
+    SHARED = 5
 
 
 REASONS = {
@@ -60,6 +61,7 @@ REASONS = {
     State.FAR: "no: too far from the outline",
     State.AREA: "no: too large or too small",
     State.OVERLAP: "no: too near its neighbour",
+    State.SHARED: "no: shares walls with its neighbour",
 }
 
 # Probabilities, 0..254 or 255 for unknown, of pixels at (rows, columns).

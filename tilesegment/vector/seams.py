@@ -33,13 +33,20 @@ from tilesegment.vector.union import canonical_outlines, united
 @dataclass(frozen=True)
 class Features:
     """Whole regions: geometry in pixel coordinates (shapely), class, pixel count, sum of probabilities and
-    first pixel of each, (n,); where they were regularised, what became of them (see `regularize`)."""
+    first pixel of each, (n,).
+
+    plain: outlines that were simplified together with those of neighbours, None for features without any;
+    group: the same for parts of one region, whose walls are shared;
+    state, deviation: what became of regularised ones (see `regularize`).
+    """
 
     geometry: Geometries
     value: IntArray
     pixels: IntArray
     total: IntArray
     first: IntArray
+    plain: Geometries | None = None
+    group: IntArray | None = None
     state: NDArray[np.uint8] | None = None
     deviation: NDArray[np.float64] | None = None
 

@@ -18,7 +18,8 @@ class Setup:
 
     tile: (rows, columns); dtype: of the raw values; low, high: their range by band.
     device, precision: as `choose_engine` gave them; device_index: the worker's number, which picks one of
-    several GPUs. batch: tiles a call, None for the engine's own; lanes: threads to predict with.
+    several GPUs. batch: tiles a call, None for the engine's own; lanes: threads to predict with. contact:
+    the probability of lying between two buildings is wanted too.
     """
 
     tile: tuple[int, int]
@@ -30,6 +31,7 @@ class Setup:
     precision: str = "fp32"
     batch: int | None = None
     lanes: int = 1
+    contact: bool = False
 
 
 class Pending(Protocol):
@@ -37,7 +39,8 @@ class Pending(Protocol):
 
     def result(self) -> Any:
         """Wait for it: probabilities in whole steps of 1/16256, (tiles, channels, rows, columns), in the
-        form that the engine's own blender takes; one channel, that of class 1, for two classes."""
+        form that the engine's own blender takes; one channel, that of class 1, for two classes, and one
+        more where contact is wanted."""
         ...
 
     def cancel(self) -> object:

@@ -39,7 +39,7 @@ class OnnxPredictor:
 
     def blender(self, weights: NDArray[np.uint32], width: int, top: int) -> Blender:
         """See `Predictor`."""
-        return Strip(weights, self._card.channels, width, top)
+        return Strip(weights, self._card.channels, width, top, self._setup.contact)
 
     def _run(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.uint16]:
         found, classes = [], len(self._card.classes)
@@ -47,8 +47,11 @@ class OnnxPredictor:
             height, width = mask.shape
             ready = normalise(tile, mask, self._setup.low, self._setup.high, self._card)
             ready = np.pad(ready, [(0, 0), (0, self._padded[0] - height), (0, self._padded[1] - width)])
-            logits = self._session.run(None, {"tiles": ready[None]})[0][:, :classes, :height, :width]
-            found.append(count_probability(_probability(logits / np.float32(self._card.temperature))))
+            logits = self._session.run(None, {"tiles": ready[None]})[0][:, :, :height, :width]
+            planes = [_probability(logits[:, :classes] / np.float32(self._card.temperature))]
+            if self._setup.contact:
+                planes.append(_probability(logits[:, classes:]))
+            found.append(count_probability(np.concatenate(planes, axis=1)))
         return np.concatenate(found)
 
 

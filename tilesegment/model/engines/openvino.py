@@ -38,6 +38,7 @@ class OpenVinoPredictor:
     def __init__(self, model: ModelFile, setup: Setup) -> None:
         self.batch = setup.batch or 1
         self.depth = setup.lanes + _SPARE
+        self._contact = setup.contact
         self.name = f"openvino {ov.__version__.split('-')[0]} cpu {setup.precision}"
         core = ov.Core()
         network = core.read_model(graph_file(model, "openvino", padded_tile(setup.tile)))
@@ -73,7 +74,8 @@ class OpenVinoPredictor:
 
     def blender(self, weights: NDArray[np.uint32], width: int, top: int) -> Blender:
         """See `Predictor`."""
-        return Strip(weights, self._compiled.output(0).shape[1], width, top)
+        channels = self._compiled.output(0).shape[1] - self._contact
+        return Strip(weights, channels, width, top, self._contact)
 
     def give_back(self, request: Any) -> None:
         """A request may be used again."""
@@ -125,13 +127,16 @@ def _with_ends(network: Any, card: Card, batch: int, dtype: np.dtype[Any], setup
     logits = network.get_results()[0].input_value(0)
     if rows or cols:
         logits = op.slice(logits, [0, 0], list(tile), [1, 1], [2, 3]).output(0)
+    everything, classes = logits, len(card.classes)
     if card.contact:
-        logits = op.slice(logits, [0], [len(card.classes)], [1], [1]).output(0)
+        logits = op.slice(everything, [0], [classes], [1], [1]).output(0)
     if card.temperature != 1:
         logits = op.divide(logits, np.float32(card.temperature)).output(0)
-    counts = op.round(
-        op.multiply(_probability(logits, len(card.classes)), np.float32(FINE_MAX)), "half_to_even"
-    )
+    probability = _probability(logits, classes)
+    if setup.contact:
+        contact = op.sigmoid(op.slice(everything, [classes], [classes + 1], [1], [1]))
+        probability = op.concat([probability, contact], 1)
+    counts = op.round(op.multiply(probability, np.float32(FINE_MAX)), "half_to_even")
     return ov.Model([op.convert(counts, "u16")], [values, valid], "tilesegment")
 
 

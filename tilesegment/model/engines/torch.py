@@ -20,6 +20,7 @@ from tilesegment.tiling.blend import (
     FINE_MAX,
     NODATA,
     PROBABILITY_MAX,
+    Blended,
     Blender,
     Strip,
     count_probability,
@@ -69,8 +70,8 @@ class TorchPredictor:
     def blender(self, weights: NDArray[np.uint32], width: int, top: int) -> Blender:
         """See `Predictor`."""
         if self.on_cpu:
-            return Strip(weights, self._card.channels, width, top)
-        return DeviceStrip(weights, self._card.channels, width, top, self._device)
+            return Strip(weights, self._card.channels, width, top, self._setup.contact)
+        return DeviceStrip(weights, self._card.channels, width, top, self._device, self._setup.contact)
 
     def _in_lane(self) -> None:
         # OpenMP's thread count belongs to the calling thread.
@@ -132,12 +133,17 @@ class TorchPredictor:
 
     def _probability(self, batch: torch.Tensor) -> torch.Tensor:
         classes = len(self._card.classes)
-        logits = padded_logits(self._network, batch)[:, :classes].float() / self._card.temperature
+        found = padded_logits(self._network, batch).float()
+        logits = found[:, :classes] / self._card.temperature
         if classes == 1:
-            return logits.sigmoid()
-        if classes == 2:
-            return (logits[:, 1:] - logits[:, :1]).sigmoid()
-        return logits.softmax(dim=1)
+            probability = logits.sigmoid()
+        elif classes == 2:
+            probability = (logits[:, 1:] - logits[:, :1]).sigmoid()
+        else:
+            probability = logits.softmax(dim=1)
+        if self._setup.contact:
+            probability = torch.cat([probability, found[:, classes:].sigmoid()], dim=1)
+        return probability
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self._precision == "fp32":
@@ -150,13 +156,19 @@ class DeviceStrip:
     back as uint8 arrays."""
 
     def __init__(
-        self, weights: NDArray[np.uint32], channels: int, width: int, top: int, device: torch.device
+        self,
+        weights: NDArray[np.uint32],
+        channels: int,
+        width: int,
+        top: int,
+        device: torch.device,
+        contact: bool = False,
     ) -> None:
-        self.top, self._width = top, width
+        self.top, self._width, self._channels = top, width, channels
         # Sums stay below 2**31, see `tiling.blend`; torch adds no unsigned 32-bit numbers.
         self._tile = torch.from_numpy(weights.astype(np.int32)).to(device)
         rows = weights.shape[0]
-        self._sums = torch.zeros((channels, rows, width), dtype=torch.int32, device=device)
+        self._sums = torch.zeros((channels + contact, rows, width), dtype=torch.int32, device=device)
         self._weight = torch.zeros((rows, width), dtype=torch.int32, device=device)
 
     def add(self, col: int, counts: torch.Tensor) -> None:
@@ -166,23 +178,24 @@ class DeviceStrip:
         self._weight[:, begin:end] += self._tile[:, part]
         self._sums[:, :, begin:end] += counts[:, :, part] * self._tile[:, part]
 
-    def advance(self, top: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def advance(self, top: int) -> Blended:
         """See `Blender`."""
         rows = min(top - self.top, self._weight.shape[0])
         weight = self._weight[:rows]
-        winner, classes = self._sums[:, :rows].max(dim=0)
+        winner, classes = self._sums[: self._channels, :rows].max(dim=0)
+        planes = torch.cat([winner[None], self._sums[self._channels :, :rows]])
         # In float32 as `tiling.blend` does, to the same last bit.
         scale = weight.clamp(min=1).float() * (FINE_MAX // PROBABILITY_MAX)
-        probability = (winner.float() / scale + (0.5 + 1 / 256)).to(torch.uint8)
+        shares = (planes.float() / scale + (0.5 + 1 / 256)).to(torch.uint8)
         empty = weight == 0
-        found = torch.stack([classes.to(torch.uint8), probability]).masked_fill_(empty, NODATA)
+        found = torch.cat([classes.to(torch.uint8)[None], shares]).masked_fill_(empty, NODATA)
         for tensor in (self._sums, self._weight):
             kept = tensor.shape[-2] - rows
             tensor[..., :kept, :] = tensor[..., rows:, :].clone()
             tensor[..., kept:, :] = 0
         self.top = top
-        both: NDArray[np.uint8] = found.cpu().numpy()
-        return both[0], both[1]
+        arrays: NDArray[np.uint8] = found.cpu().numpy()
+        return arrays[0], arrays[1], arrays[2] if len(arrays) > 2 else None
 
 
 def _counted(probability: torch.Tensor) -> torch.Tensor:

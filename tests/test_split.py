@@ -1,0 +1,199 @@
+"""Buildings that touch: a polygon each, walls shared, however the scene was cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import shapely
+
+import tilesegment
+from tests.fakes import Fake, fake_card
+from tilesegment.errors import SettingsError
+from tilesegment.model.store import save_model
+from tilesegment.run import block as block_module
+from tilesegment.tiling import memory
+from tilesegment.tiling.blend import Strip
+from tilesegment.vector.instances import Planes, component, simplified_together, split
+from tilesegment.vector.trace import Window, trace
+
+
+class Terraces(Fake):
+    """Reads the probability of roof off the first band and that of contact off the second one."""
+
+    name = "terraces"
+
+    def __init__(self, contact: bool) -> None:
+        self.contact = contact
+
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(tiles[:, : 1 + self.contact])
+
+    def blender(self, weights: np.ndarray, width: int, top: int) -> Strip:
+        return Strip(weights, 1, width, top, self.contact)
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(block_module, "load_engine", lambda name, model, setup: Terraces(setup.contact))
+    monkeypatch.setattr(block_module, "_loaded", {})
+    monkeypatch.setattr(memory, "LEAST_BLOCK_PIXELS", 1)
+    path = tmp_path / "model.safetensors"
+    save_model(path, {"w": np.zeros(3, np.float32)}, fake_card(contact=True))
+    return str(path)
+
+
+def terraces() -> tuple[np.ndarray, np.ndarray]:
+    """Roof and contact, uint8: a row of five houses with a bend, one of three, and a house that stands
+    alone; walls between them are three pixels wide."""
+    roof, contact = np.zeros((2, 150, 190), np.uint8)
+    for k in range(5):
+        top = 12 + 2 * k
+        roof[top : top + 50, 10 + 30 * k : 40 + 30 * k] = 230
+        if k:
+            contact[top : top + 48, 9 + 30 * k : 12 + 30 * k] = 220
+    for k in range(3):
+        roof[90:135, 20 + 25 * k : 45 + 25 * k] = 240
+        if k:
+            contact[90:135, 19 + 25 * k : 22 + 25 * k] = 200
+    roof[95:130, 120:160] = 250
+    return roof, contact
+
+
+@pytest.fixture
+def scene(make_raster: Callable[..., Path]) -> Path:
+    roof, contact = terraces()
+    # No pixel may be taken for nodata.
+    return make_raster(np.stack([roof, contact, np.full_like(roof, 7)]))
+
+
+def predicted(scene: Path, out: Path, model: str, **settings: Any) -> geopandas.GeoDataFrame:
+    tilesegment.predict(scene, out, model=model, stretch="0,255", **settings)
+    return geopandas.read_file(out)
+
+
+class TestRuns:
+    def test_a_polygon_for_each_building(self, scene: Path, model: str, tmp_path: Path) -> None:
+        mask = tmp_path / "m.tif"
+        frame = predicted(scene, tmp_path / "a.gpkg", model, mask=mask)
+        assert len(frame) == 9
+        assert len(predicted(scene, tmp_path / "b.gpkg", model, split="none")) == 3
+        assert frame["id"].is_monotonic_increasing
+        assert frame["id"].is_unique
+        assert shapely.coverage_is_valid(frame.geometry.to_numpy())
+        with rasterio.open(mask) as dataset:
+            pixels = int((dataset.read(1) == 1).sum())
+            exact = predicted(scene, tmp_path / "c.gpkg", model, simplify=0, min_area=0, fill_holes=0)
+            assert exact.geometry.area.sum() == pytest.approx(pixels * abs(dataset.transform.determinant))
+        assert len(exact) == 9
+        assert shapely.coverage_is_valid(exact.geometry.to_numpy())
+
+    def test_walls_lie_where_contact_is(self, scene: Path, model: str, tmp_path: Path) -> None:
+        frame = predicted(scene, tmp_path / "a.gpkg", model, simplify=0)
+        with rasterio.open(scene) as dataset:
+            to_pixels = ~dataset.transform
+        widths = []
+        for shape in frame.geometry:
+            left, bottom = to_pixels @ shape.bounds[:2]
+            right, top = to_pixels @ shape.bounds[2:]
+            widths.append(round(right - left))
+            assert bottom > top
+        assert sorted(widths) == pytest.approx([25, 25, 25, 30, 30, 30, 30, 30, 40], abs=3)
+
+    @pytest.mark.parametrize("settings", [{}, {"regularize": "right"}])
+    def test_blocks_change_nothing(
+        self, scene: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict
+    ) -> None:
+        found = []
+        for k, (work, pixels) in enumerate([(1.0, 10**9), (3.0, 3000)]):
+            monkeypatch.setattr(memory, "MOST_WORK", work)
+            monkeypatch.setattr(memory, "MOST_BLOCK_PIXELS", pixels)
+            out = tmp_path / f"{k}.gpkg"
+            record = tilesegment.predict(scene, out, model=model, stretch="0,255", **settings)
+            found.append((record["counts"]["blocks"], geopandas.read_file(out)))
+        assert found[0][0] < found[1][0]
+        one, other = found[0][1], found[1][1]
+        assert one.drop(columns="geometry").equals(other.drop(columns="geometry"))
+        assert one.geometry.to_wkt().tolist() == other.geometry.to_wkt().tolist()
+
+    def test_regular_neighbours_do_not_overlap(self, scene: Path, model: str, tmp_path: Path) -> None:
+        frame = predicted(scene, tmp_path / "a.gpkg", model, regularize="right")
+        shapes = frame.geometry.to_numpy()
+        pairs = shapely.STRtree(shapes).query(shapes, "intersects")
+        pairs = pairs[:, pairs[0] < pairs[1]]
+        assert pairs.shape[1] == 6
+        assert not shapely.relate_pattern(shapes[pairs[0]], shapes[pairs[1]], "T********").any()
+        shared = frame["regularized"] == "no: shares walls with its neighbour"
+        assert shared.sum() == 8
+        assert (frame["regularized"][~shared] == "yes").all()
+
+    def test_contact_is_part_of_what_is_gone_on_with(self, scene: Path, model: str, tmp_path: Path) -> None:
+        plan = tilesegment.plan(scene, model=model)
+        assert plan["disk_bytes"] == 2 * 150 * 190
+        assert tilesegment.plan(scene, model=model, split="none")["disk_bytes"] == 150 * 190
+        with pytest.raises(SettingsError, match="'maybe': use one of auto, none"):
+            tilesegment.plan(scene, model=model, split="maybe")
+
+
+class TestSplit:
+    region = np.zeros((40, 80), np.bool_)
+    region[5:35, 5:75] = True
+
+    def planes(self, contact: np.ndarray, roof: int = 230) -> Planes:
+        return Planes(self.region, np.where(self.region, roof, 0).astype(np.uint8), contact)
+
+    def band(self, value: int = 200) -> np.ndarray:
+        contact = np.zeros((40, 80), np.uint8)
+        contact[:, 39:42] = value
+        return contact
+
+    def test_two_houses(self) -> None:
+        parts = split(self.planes(self.band()), (0.15, 0.15))
+        assert parts is not None
+        assert np.unique(parts).tolist() == [0, 1, 2]
+        np.testing.assert_array_equal(parts > 0, self.region)
+        assert (parts[5:35, 5:39] == 1).all()
+        assert (parts[5:35, 42:75] == 2).all()
+
+    def test_without_contact_it_is_one(self) -> None:
+        assert split(self.planes(np.zeros((40, 80), np.uint8)), (0.15, 0.15)) is None
+        assert split(self.planes(self.band(60)), (0.15, 0.15)) is None
+
+    def test_contact_that_does_not_part_it_changes_nothing(self) -> None:
+        contact = self.band()
+        contact[:20] = 0
+        assert split(self.planes(contact), (0.15, 0.15)) is None
+
+    def test_small_or_shallow_seeds_are_none(self) -> None:
+        contact = self.band()
+        contact[:, 43:] = 200
+        contact[10:14, 60:64] = 0
+        assert split(self.planes(contact), (0.15, 0.15)) is None
+        assert split(self.planes(contact), (0.5, 0.5)) is not None
+        assert split(self.planes(self.band(), roof=140), (0.15, 0.15)) is None
+
+    def test_a_pixels_own_region(self) -> None:
+        mask = np.array([[1, 1, 0, 1], [0, 0, 1, 1]], bool)
+        np.testing.assert_array_equal(component(mask, 0, 0), [[1, 1, 0, 0], [0, 0, 0, 0]])
+        np.testing.assert_array_equal(component(mask, 1, 2), [[0, 0, 0, 1], [0, 0, 1, 1]])
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1.0, 3.0])
+def test_parts_are_simplified_together(tolerance: float) -> None:
+    rng = np.random.default_rng(1)
+    wall = np.cumsum(rng.integers(-1, 2, 60)) + 30
+    labels = np.where(np.arange(60)[None] < wall[:, None], 1, 2)
+    labels[25:35, wall[30] :] = 3
+    fragments = trace(labels, None, Window(0, 0, 60, 60), 60, 0)
+    exact, plain = simplified_together(fragments.outlines, tolerance)
+    for shapes in (exact, plain):
+        assert shapely.relate_pattern(shapes[:, None], shapes[None], "T********").sum() == len(shapes)
+        assert shapely.union_all(shapes).area == pytest.approx(3600, rel=0.05)
+    assert shapely.area(exact).sum() == 3600
+    if tolerance:
+        assert shapely.get_num_coordinates(plain).sum() < shapely.get_num_coordinates(exact).sum()

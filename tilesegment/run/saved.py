@@ -1,0 +1,86 @@
+"""Pixels of saved blocks at single places and in small windows, many times over."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilesegment.grid import Window
+from tilesegment.run.blockfile import BlockPixels, read_rows
+from tilesegment.tiling.blend import NODATA
+from tilesegment.tiling.plan import Block, Plan
+
+# Rows that are read together, and bytes of such bands that are kept.
+_BAND, _KEPT_BYTES = 256, 64_000_000
+
+
+@dataclass
+class SavedPixels:
+    """The saved pixels of a plan's blocks, of which some bands are kept in memory. path: a block's file."""
+
+    plan: Plan
+    path: Callable[[Block], Path]
+
+    def __post_init__(self) -> None:
+        self._bands: OrderedDict[tuple[int, int], BlockPixels] = OrderedDict()
+        self._turn = threading.Lock()
+
+    def __call__(self, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Probabilities of pixels of the working grid, (n,); NODATA outside of the blocks."""
+        result = np.full(len(rows), NODATA, np.uint8)
+        for block in self.plan.blocks:
+            window = block.window
+            inside = (rows >= window.row) & (rows < window.row_end)
+            inside &= (cols >= window.col) & (cols < window.col_end)
+            index = np.flatnonzero(inside)
+            band = (rows[index] - window.row) // _BAND
+            order = np.argsort(band, kind="stable")
+            for part in np.split(index[order], np.flatnonzero(np.diff(band[order])) + 1):
+                if len(part):
+                    number = int(rows[part[0]] - window.row) // _BAND
+                    found = self._band(block, number).probability
+                    result[part] = found[rows[part] - window.row - number * _BAND, cols[part] - window.col]
+        return result
+
+    def window(self, wanted: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Probability and contact of a window of the working grid; NODATA outside of the blocks."""
+        found = np.full((2, wanted.height, wanted.width), NODATA, np.uint8)
+        for block in self.plan.blocks:
+            part = block.window.intersection(wanted)
+            if part is None:
+                continue
+            inner = part.relative_to(block.window)
+            for number in range(inner.row // _BAND, -(-inner.row_end // _BAND)):
+                band = self._band(block, number)
+                first = number * _BAND
+                low, high = max(inner.row, first), min(inner.row_end, first + _BAND)
+                row = low + block.window.row - wanted.row
+                col = part.col - wanted.col
+                place = slice(row, row + high - low), slice(col, col + part.width)
+                here = slice(low - first, high - first), slice(inner.col, inner.col_end)
+                found[0][place] = band.probability[here]
+                if band.contact is not None:
+                    found[1][place] = band.contact[here]
+        return found[0], found[1]
+
+    def _band(self, block: Block, number: int) -> BlockPixels:
+        key = block.index, number
+        with self._turn:
+            if key not in self._bands:
+                first = number * _BAND
+                last = min(first + _BAND, block.window.height)
+                self._bands[key] = read_rows(self.path(block), first, last)
+                while len(self._bands) > 1 and sum(map(_bytes, self._bands.values())) > _KEPT_BYTES:
+                    self._bands.popitem(last=False)
+            self._bands.move_to_end(key)
+            return self._bands[key]
+
+
+def _bytes(pixels: BlockPixels) -> int:
+    return sum(array.nbytes for array in vars(pixels).values() if array is not None)

@@ -1,0 +1,80 @@
+"""Instances: a region that several buildings make up, one part for each.
+
+A network that was taught where buildings touch gives a probability of contact. What is surely roof and
+surely no contact, deep enough inside, are seeds; a watershed on contact (the image foresting transform of
+Falcao et al. 2004, in scipy) lets them grow until they meet, which they do where contact is highest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from tilesegment.vector.rings import Geometries, Ragged, canonical, valid_polygons
+
+# Shares of the largest probability.
+_SURE_ROOF = 0.6
+_SURE_CONTACT = 0.3
+# Metres that a seed is deep at least, and square metres that it has.
+_DEPTH = 0.5
+_AREA = 1.5
+
+
+@dataclass(frozen=True)
+class Planes:
+    """What is known of a window, (rows, columns): where the region is, and the probabilities of roof and
+    contact, uint8 of 0..254."""
+
+    region: NDArray[np.bool_]
+    roof: NDArray[np.uint8]
+    contact: NDArray[np.uint8]
+
+
+def split(planes: Planes, metres: tuple[float, float]) -> NDArray[np.int64] | None:
+    """The part of each pixel of a region, from 1, 0 outside; None where it is one building. metres: of a
+    pixel along rows and columns."""
+    sure = planes.region & (planes.contact < _SURE_CONTACT * 254)
+    if np.array_equal(sure, planes.region):
+        return None
+    seeds, count = ndimage.label(sure & (planes.roof > _SURE_ROOF * 254))
+    if count < 2:
+        return None
+    # Beyond the window's edge there is no region.
+    depth = ndimage.distance_transform_edt(np.pad(seeds > 0, 1), sampling=metres)[1:-1, 1:-1]
+    numbers = np.arange(count + 1)
+    deep = ndimage.maximum(depth, seeds, numbers) > _DEPTH
+    large = np.bincount(seeds.ravel(), minlength=count + 1) * metres[0] * metres[1] >= _AREA
+    kept = deep & large & (numbers > 0)
+    if kept.sum() < 2:
+        return None
+    markers = np.where(kept, np.cumsum(kept), 0)[seeds].astype(np.int32)
+    # The ground around has a marker too, and a step to it that is higher than any in the region.
+    markers[~planes.region] = -1
+    relief = np.where(planes.region, planes.contact // 2, np.uint8(255))
+    return np.asarray(np.maximum(ndimage.watershed_ift(relief, markers), 0), np.int64)
+
+
+def component(mask: NDArray[np.bool_], row: int, col: int) -> NDArray[np.bool_]:
+    """The 4-connected region of a pixel."""
+    labels, _ = ndimage.label(mask)
+    return np.asarray(labels == labels[row, col], np.bool_)
+
+
+def simplified_together(outlines: Ragged, tolerance: float) -> tuple[Geometries, Geometries]:
+    """Parts of a region along pixel edges, and simplified so that they still share their walls, every
+    vertex a pixel corner. tolerance: pixels."""
+    noded = outlines.with_vertices(outlines.coords, outlines.coords)
+    exact = canonical(noded.geometries(), keep_vertices=True)
+    if tolerance == 0:
+        return exact, exact
+    scaled = Ragged(noded.coords / tolerance, noded.rings, noded.parts).geometries()
+    plain = shapely.coverage_simplify(valid_polygons(scaled), 1.0)
+    # Vertices are only left out, never moved.
+    plain = shapely.transform(plain, lambda points: np.rint(points * tolerance))
+    good = shapely.coverage_is_valid(plain) and shapely.is_valid(plain).all()
+    kinds = shapely.get_type_id(plain) == shapely.GeometryType.POLYGON
+    return exact, np.asarray(shapely.normalize(plain)) if good and kinds.all() else exact
