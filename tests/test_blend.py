@@ -85,6 +85,22 @@ def test_the_strip_equals_the_weighted_mean(height: int, width: int, tile: int, 
     assert np.abs(np.concatenate(result) - expected).max() <= 0.52
 
 
+def test_contact_is_blended_beside_the_classes() -> None:
+    """As a class of its own would be, and without a say in which class wins."""
+    rng = np.random.default_rng(0)
+    weights = tile_weights((16, 16), 4, "cosine")
+    both, plain, alone = (Strip(weights, n, 28, 0, c) for n, c in ((3, True), (3, False), (1, False)))
+    for col in (0, 12):
+        counts = rng.integers(0, FINE_MAX, (4, 16, 16)).astype(np.uint16)
+        both.add(col, counts)
+        plain.add(col, counts[:3])
+        alone.add(col, counts[3:])
+    classes, probability, contact = both.advance(16)
+    for found, wanted in ((classes, plain.advance(16)[0]), (contact, alone.advance(16)[1])):
+        np.testing.assert_array_equal(found, wanted)
+    assert probability.max() <= PROBABILITY_MAX
+
+
 def test_no_tile_means_nodata() -> None:
     strip = Strip(tile_weights((4, 4), 0, "linear"), 2, 6)
     strip.add(0, np.full((2, 4, 4), FINE_MAX // 2, np.uint16))

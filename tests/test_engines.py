@@ -94,6 +94,22 @@ def test_probabilities_are_those_of_the_network(model: ModelFile, rng, name: str
 
 
 @pytest.mark.parametrize("name", ENGINES)
+def test_contact_is_one_channel_more(model: ModelFile, rng, name: str) -> None:
+    if not model.card.contact:
+        pytest.skip("a network without contact")
+    setup = setup_of(contact=True)
+    values, valid = random_tiles(rng, 1)
+    counts = load_engine(name, model, setup).submit(values, valid).result()
+    tile = normalise(values[0], valid[0], setup.low, setup.high, model.card)
+    with torch.inference_mode():
+        logits = load_network(model)(torch.from_numpy(tile[None]))
+    # The temperature is one of classes.
+    contact = logits[:, len(model.card.classes) :].sigmoid().numpy()
+    wanted = np.concatenate([expected(model, values, valid, setup), contact], axis=1)
+    np.testing.assert_allclose(np.asarray(counts) / FINE_MAX, wanted, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "float32", "float64", "uint32", ">u2"])
 def test_values_of_any_type(rng, name: str, dtype: str, tmp_path: Path) -> None:
     model = saved_model(tmp_path)
@@ -277,17 +293,19 @@ class TestDevice:
         plain = TorchPredictor(saved_model(tmp_path), setup_of()).submit(values, valid).result()
         assert np.abs(found.numpy() - plain.astype(int)).max() <= 2
 
-    @pytest.mark.parametrize("channels", [1, 5])
-    def test_blending_there_equals_blending_here(self, rng, channels: int) -> None:
+    @pytest.mark.parametrize(("channels", "contact"), [(1, False), (5, False), (1, True), (4, True)])
+    def test_blending_there_equals_blending_here(self, rng, channels: int, contact: bool) -> None:
         weights = tile_weights((32, 32), 8, "cosine")
-        here = Strip(weights, channels, 100, 0)
-        there = DeviceStrip(weights, channels, 100, 0, torch.device("cpu"))
+        here = Strip(weights, channels, 100, 0, contact)
+        there = DeviceStrip(weights, channels, 100, 0, torch.device("cpu"), contact)
         for top in (24, 48, 80):
             for col in (-5, 19, 43, 72):
-                counts = rng.integers(0, FINE_MAX, (channels, 32, 32)).astype(np.uint16)
+                counts = rng.integers(0, FINE_MAX, (channels + contact, 32, 32)).astype(np.uint16)
                 here.add(col, counts)
                 there.add(col, torch.from_numpy(counts.astype(np.int32)))
-            for one, other in zip(here.advance(top), there.advance(top), strict=True):
+            mine, theirs = here.advance(top), there.advance(top)
+            assert (mine[2] is not None) == (theirs[2] is not None) == contact
+            for one, other in zip(mine, theirs, strict=True):
                 np.testing.assert_array_equal(one, other)
 
     def test_out_of_memory_halves_the_batch(

@@ -7,6 +7,7 @@ Falcao et al. 2004, in scipy) lets them grow until they meet, which they do wher
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from tilesegment.vector.rings import Geometries, Ragged, canonical, valid_polygo
 # Shares of the largest probability.
 _SURE_ROOF = 0.6
 _SURE_CONTACT = 0.3
-# Metres that a seed is deep at least, and square metres that it has.
+# Metres that a seed reaches from one of its pixels on all sides, and square metres that it has.
 _DEPTH = 0.5
 _AREA = 1.5
 
@@ -43,12 +44,15 @@ def split(planes: Planes, metres: tuple[float, float]) -> NDArray[np.int64] | No
     seeds, count = ndimage.label(sure & (planes.roof > _SURE_ROOF * 254))
     if count < 2:
         return None
-    # Beyond the window's edge there is no region.
-    depth = ndimage.distance_transform_edt(np.pad(seeds > 0, 1), sampling=metres)[1:-1, 1:-1]
-    numbers = np.arange(count + 1)
-    deep = ndimage.maximum(depth, seeds, numbers) > _DEPTH
+    # Pixels with seeds only around them, as far as a seed is deep; beyond the window's edge there are none.
+    inner = (seeds > 0).view(np.uint8)
+    for axis, metre in enumerate(metres):
+        size = 2 * math.ceil(_DEPTH / metre) + 1
+        inner = ndimage.minimum_filter1d(inner, size, axis, mode="constant", cval=0)
+    deep = np.bincount(seeds[inner > 0], minlength=count + 1) > 0
     large = np.bincount(seeds.ravel(), minlength=count + 1) * metres[0] * metres[1] >= _AREA
-    kept = deep & large & (numbers > 0)
+    kept = deep & large
+    kept[0] = False
     if kept.sum() < 2:
         return None
     markers = np.where(kept, np.cumsum(kept), 0)[seeds].astype(np.int32)
