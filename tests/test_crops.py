@@ -67,6 +67,11 @@ class TestCrops:
         reader = opened(tmp_path, metres={"a": 0.25, "b": 0.5, "c": 0.5})
         assert dict(reader.shares)["c"] == pytest.approx(4 * dict(reader.shares)["a"])
 
+    def test_one_crop_an_epoch_is_enough(self, tmp_path: Path) -> None:
+        place(tmp_path, "a", half())
+        place(tmp_path, "b", half())
+        assert len(opened(tmp_path, crops=1).names("train")) == 1
+
     def test_some_crops_are_looked_for_where_no_roof_is(self, tmp_path: Path) -> None:
         place(tmp_path, "a", half(128))
         place(tmp_path, "b", half())

@@ -54,7 +54,7 @@ def predict(
     source: anything GDAL opens. output: .gpkg .parquet .fgb .geojson .geojsonl .shp for polygons, .tif
     for the mask; mask, probability (.tif) and overlay (.png) come from the same run.
     progress: is called with (tiles done, tiles in all). settings: the options of `tilesegment predict`
-    under their names, such as `model`, `gsd`, `min_area`, `workers`, `overwrite`. With `workers`, call it
+    under their names, such as `model`, `gsd`, `min_area`, `regularize`, `workers`. With `workers`, call it
     under `if __name__ == "__main__":`, since worker processes import the calling script.
 
     Nothing is left under the outputs' names unless all went well; an interrupted call goes on where it
@@ -88,8 +88,8 @@ def plan(source: _Path, **settings: Any) -> dict[str, Any]:
 def vectorize(source: _Path, output: _Path, **settings: Any) -> dict[str, Any]:
     """Polygons of every class but 0 and nodata of a class raster; counts and classes, by name.
 
-    settings: `min_area`, `simplify`, `fill_holes`, `connectivity`, `layer`, `dst_crs`, `nodata`, `src_crs`,
-    `lco`, `gdal`, `overwrite`, as in `tilesegment vectorize`.
+    settings: `min_area`, `simplify`, `fill_holes`, `connectivity`, `regularize`, `tolerance`, `layer`,
+    `dst_crs`, `nodata`, `src_crs`, `lco`, `gdal`, `overwrite`, as in `tilesegment vectorize`.
 
     >>> import tilesegment
     >>> tilesegment.vectorize("mask.tif", "roofs.gpkg", simplify="1px")       # doctest: +SKIP
