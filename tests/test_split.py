@@ -105,6 +105,11 @@ class TestRuns:
             assert bottom > top
         assert sorted(widths) == pytest.approx([25, 25, 25, 30, 30, 30, 30, 30, 40], abs=3)
 
+    def test_whoever_joins_at_corners_does_not_split(self, scene: Path, model: str, tmp_path: Path) -> None:
+        frame = predicted(scene, tmp_path / "a.gpkg", model, connectivity=8)
+        assert len(frame) == 3
+        assert set(frame.geom_type) == {"MultiPolygon"}
+
     @pytest.mark.parametrize("settings", [{}, {"regularize": "right"}])
     def test_blocks_change_nothing(
         self, scene: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict

@@ -100,7 +100,9 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
         warnings = [*_scene_warnings(scene, settings, card), *notes]
         budget = settings.max_memory or _default_budget(settings.workers or 1)
         engine = choose_engine(settings.engine, settings.device, settings.precision)
-        contact = trace and settings.split == "auto" and card.contact and card.is_binary
+        # With connectivity 8 regions are to be joined, not split.
+        contact = trace and settings.split == "auto" and settings.vector.connectivity == 4
+        contact = contact and card.contact and card.is_binary
         load, lanes = _load(scene, model, plan, settings, budget, engine)
         load = replace(load, contact=contact)
         job = Job(
