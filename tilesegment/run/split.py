@@ -29,25 +29,18 @@ def split_features(
 
     A region is looked at as a whole, so that blocks have no influence.
     """
-    waiting = Features.none()
-    waiting = replace(waiting, plain=np.empty(0, object), group=np.empty(0, np.int64))
+    waiting = replace(Features.none(), plain=np.empty(0, object), group=np.empty(0, np.int64))
     for features in joined:
         if not len(features):
             continue
-        # A part may begin behind regions that are yet to come.
-        order = np.argsort(waiting.first, kind="stable")
-        waiting = waiting[order]
-        ready = int(np.searchsorted(waiting.first, features.first[0]))
         found = in_threads(
             lambda k, whole=features: _parts(whole[k : k + 1], saved, grid, least, tolerance),  # type: ignore[misc]
             range(len(features)),
         )
-        if ready:
-            yield waiting[:ready]
-        waiting = Features.concatenate([waiting[ready:], *found])
-        order = np.argsort(waiting.first, kind="stable")
-        waiting = waiting[order]
-        # All that begin before the last region of this batch are there.
+        waiting = Features.concatenate([waiting, *found])
+        waiting = waiting[np.argsort(waiting.first, kind="stable")]
+        # Regions that are yet to come, and their parts, begin behind the last of these regions; a part of
+        # these may begin behind regions that are yet to come.
         ready = int(np.searchsorted(waiting.first, features.first[-1], side="right"))
         yield waiting[:ready]
         waiting = waiting[ready:]
