@@ -94,9 +94,8 @@ def test_probabilities_are_those_of_the_network(model: ModelFile, rng, name: str
 
 
 @pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("model", [(2, True), (4, True)], indirect=True)
 def test_contact_is_one_channel_more(model: ModelFile, rng, name: str) -> None:
-    if not model.card.contact:
-        pytest.skip("a network without contact")
     setup = setup_of(contact=True)
     values, valid = random_tiles(rng, 1)
     counts = load_engine(name, model, setup).submit(values, valid).result()

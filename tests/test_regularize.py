@@ -404,8 +404,10 @@ class TestWhatTheCardSays:
         scene = data / "scenes" / "philippines_epsg3857.tif"
         box = rasterio.open(scene).bounds
         part = (box.left, box.top - 60, box.left + 60, box.top)
-        record = tilesegment.predict(scene, tmp_path / "a.gpkg", bbox=part)
-        tilesegment.predict(scene, tmp_path / "b.gpkg", bbox=part, regularize="none")
+        # Parts of a region that was split are not regularised.
+        options = {"bbox": part, "split": "none"}
+        record = tilesegment.predict(scene, tmp_path / "a.gpkg", **options)
+        tilesegment.predict(scene, tmp_path / "b.gpkg", regularize="none", **options)
         regular, traced = (geopandas.read_file(tmp_path / f"{name}.gpkg") for name in "ab")
         assert record["counts"]["polygons"] == len(regular) == len(traced)
         assert (regular["regularized"] == "yes").mean() > 0.5
