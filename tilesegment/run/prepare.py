@@ -92,19 +92,13 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
         region, aoi = _region(scene, settings)
         plan = _plan(scene.grid, region, settings, card)
         measures, notes = resolve_measures(settings.vector, scene.grid, card.gsd)
-        if measures.regularize == "auto":
-            # Whoever asks for every pixel corner gets them.
-            drawn = card.drawn if measures.simplify.value > 0 else "none"
-            measures = replace(measures, regularize=drawn)
+        measures = _drawn(measures, card)
         tracing = _tracing(card, settings, measures, scene.grid, trace)
         warnings = [*_scene_warnings(scene, settings, card), *notes]
         budget = settings.max_memory or _default_budget(settings.workers or 1)
         engine = choose_engine(settings.engine, settings.device, settings.precision)
-        # With connectivity 8 regions are to be joined, not split.
-        contact = trace and settings.split == "auto" and settings.vector.connectivity == 4
-        contact = contact and card.contact and card.is_binary
-        load, lanes = _load(scene, model, plan, settings, budget, engine)
-        load = replace(load, contact=contact)
+        contact = trace and _splits(settings, card)
+        load, lanes = _load(scene, model, plan, settings, budget, engine, contact)
         job = Job(
             scene.spec,
             model,
@@ -172,6 +166,19 @@ def resolve_measures(
         resolved[name] = Measure(0 if gsd is None else measure.value / gsd**power, pixels=True)
     notes = ["no CRS: area_m2 and perimeter_m are left empty"]
     return replace(vector, **resolved), notes
+
+
+def _drawn(vector: VectorSettings, card: Card) -> VectorSettings:
+    """With `auto` as the card says it, but for whoever asks for every pixel corner."""
+    if vector.regularize != "auto":
+        return vector
+    return replace(vector, regularize=card.drawn if vector.simplify.value > 0 else "none")
+
+
+def _splits(settings: PredictSettings, card: Card) -> bool:
+    """Whether buildings that touch are told apart. With connectivity 8 regions are to be joined instead."""
+    wanted = settings.split == "auto" and settings.vector.connectivity == 4
+    return wanted and card.contact and card.is_binary
 
 
 def shared_tolerance(simplify: Measure, grid: Grid) -> tuple[float, float] | None:
@@ -279,6 +286,7 @@ def _load(
     settings: PredictSettings,
     budget: int,
     engine: EngineChoice,
+    contact: bool,
 ) -> tuple[Load, int]:
     """What a process will hold, and its lanes: as many as cores, and no more than a third of the budget's
     memory for forward passes."""
@@ -298,6 +306,7 @@ def _load(
             lanes,
             batch,
             PROCESS_BYTES[engine.engine],
+            contact,
         ),
         lanes,
     )

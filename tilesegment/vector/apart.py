@@ -3,7 +3,8 @@
 What was traced never overlaps. So a polygon that would cover a neighbour's pixels, or meet a neighbour in
 the gap between them, takes its simplified outline, and where that meets one too, the traced one. This is
 settled in three rounds, each of them for all polygons at once; what becomes of one depends on nothing that
-is further than three neighbours away, and so neither on blocks nor on batches.
+is further than three neighbours away (parts of one region, which change together, count as one), and so
+neither on blocks nor on batches.
 """
 
 from __future__ import annotations
@@ -139,18 +140,18 @@ def _settled(held: Candidates, pairs: IntArray) -> Features:
             allowed[kind, here[meets]] = False
     # Whoever may not have the one he has takes the next that he may.
     level = _next_allowed(level, allowed, group)
-    for last in (False, True):
-        meets = _overlap(outlines[level[one], one], outlines[level[other], other])
-        either = np.zeros(len(held), np.bool_)
-        if last:
-            either[one[meets]] = either[other[meets]] = True
-            level = np.where(_whole_groups(either, group), _EXACT, level)
-            continue
-        regular = (level[one] == _REGULAR) | (level[other] == _REGULAR)
-        for side in (one, other):
-            moves = meets & ((level[side] == _REGULAR) | ~regular)
-            either[side[moves]] = True
-        level = _next_allowed(np.minimum(level + either, _EXACT), allowed, group)
+    # Of two that meet regular ones step back, else both.
+    meets = _overlap(outlines[level[one], one], outlines[level[other], other])
+    regular = (level[one] == _REGULAR) | (level[other] == _REGULAR)
+    moves = np.zeros(len(held), np.bool_)
+    for side in (one, other):
+        moves[side[meets & ((level[side] == _REGULAR) | ~regular)]] = True
+    level = _next_allowed(np.minimum(level + moves, _EXACT), allowed, group)
+    # Whoever still meet take what was traced, which is clear of everything that is allowed.
+    meets = _overlap(outlines[level[one], one], outlines[level[other], other])
+    moves = np.zeros(len(held), np.bool_)
+    moves[one[meets]] = moves[other[meets]] = True
+    level = np.where(_whole_groups(moves, group), _EXACT, level)
     lost = (features.state == State.YES) & (level != _REGULAR)
     return replace(
         features,

@@ -116,15 +116,16 @@ def clean_regular(
     """As `clean`, with the outlines that a feature may have: regular, simplified and as traced. Holes in
     which another feature may lie are not filled."""
     metric = pixel_metric(features.geometry, grid)
-    exact = fill_holes(features.geometry, (holes, min_area), metric)
     limits = (holes, min_area)
+    exact = fill_holes(features.geometry, limits, metric)
     plain, shared = _simplified_apart(features, simplify(exact, tolerance, metric), limits, metric)
-    found = regularize(exact, plain, metric, rules)
-    found.geometry[shared] = plain[shared]
-    found.state[shared] = State.SHARED
-    found.deviation[shared] = 0
-    kept = areas(found.geometry, min_area, metric) >= min_area.value
-    regular = replace(features, geometry=found.geometry, state=found.state, deviation=found.deviation)
+    geometry = plain.copy()
+    state = np.full(len(features), State.SHARED, np.uint8)
+    deviation = np.zeros(len(features))
+    found = regularize(exact[~shared], plain[~shared], metric[~shared], rules)
+    geometry[~shared], state[~shared], deviation[~shared] = found.geometry, found.state, found.deviation
+    kept = areas(geometry, min_area, metric) >= min_area.value
+    regular = replace(features, geometry=geometry, state=state, deviation=deviation)
     return Candidates(regular[kept], plain[kept], exact[kept])
 
 

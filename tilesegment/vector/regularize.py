@@ -87,7 +87,7 @@ def most_pixels(tolerance: float, metres_per_pixel: float) -> float:
 
 @dataclass(frozen=True)
 class Regularized:
-    """geometry: in pixel coordinates, that of the input where it is not regular; state: (n,) a `State`;
+    """geometry: in pixel coordinates, the simplified one where it is not regular; state: (n,) a `State`;
     deviation: (n,) metres between the outline and the geometry (Hausdorff distance), 0 where it is kept."""
 
     geometry: Geometries
@@ -272,7 +272,7 @@ def _corners(points: FloatArray, begins: IntArray, fit: Fit) -> tuple[FloatArray
     first = hit[np.unique(ring[hit], return_index=True)[1]] - begins[:-1]
     place = np.arange(len(points)) - begins[ring]
     points = points[begins[ring] + (place + first[ring]) % sizes[ring]]
-    walls = fit_walls(points, begins, np.ones(len(sizes), np.bool_), fit)
+    walls = fit_walls(points, begins, fit)
     counts = np.diff(walls.begins)
     index = np.arange(walls.begins[-1])
     after = index + 1

@@ -1,10 +1,9 @@
 """Walls: straight pieces fitted to noisy outlines, of very many outlines at once.
 
-An outline comes as a *chain* of points, dense and in order, in metres and in the axes of its building: a
-closed ring, or an open stretch between two places where three regions meet. Douglas and Peucker's (1973)
-points of greatest distance cut a chain into runs; a run is parallel to an axis, or free where it is long
-and clearly neither; what is shorter than a wall can be is absorbed; each run becomes a line through the
-mean of its points without those near its ends, which corners round off.
+An outline comes as a ring of points, dense and in order, in metres and in the axes of its building. Douglas
+and Peucker's (1973) points of greatest distance cut it into runs; a run is parallel to an axis, or free
+where it is long and clearly neither; what is shorter than a wall can be is absorbed; each run becomes a
+line through the mean of its points without those near its ends, which corners round off.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from tilesegment.vector.outlines import closed_rings
 from tilesegment.vector.rings import IntArray, offsets_of
 
 FloatArray = NDArray[np.float64]
@@ -30,7 +30,7 @@ _FREE = -1
 
 @dataclass(frozen=True)
 class Fit:
-    """How walls are fitted, by chain. tolerance: metres that an outline may leave a straight line;
+    """How walls are fitted, by ring. tolerance: metres that an outline may leave a straight line;
     shortest: metres of a wall; axes: directions in half a turn, 2 for right angles, 4 with diagonals."""
 
     tolerance: FloatArray
@@ -40,8 +40,8 @@ class Fit:
 
 @dataclass(frozen=True)
 class Walls:
-    """Runs of chains. begins: (c + 1,) offsets of each chain's; normal: (r, 2) and distance: (r,) of the
-    line normal . p = distance; start, end: (r, 2) points where the run begins and ends on the chain."""
+    """Runs of rings. begins: (c + 1,) offsets of each ring's; normal: (r, 2) and distance: (r,) of the
+    line normal . p = distance; start, end: (r, 2) points where the run begins and ends on the outline."""
 
     begins: IntArray
     normal: FloatArray
@@ -50,24 +50,24 @@ class Walls:
     end: FloatArray
 
 
-def fit_walls(points: FloatArray, begins: IntArray, closed: NDArray[np.bool_], fit: Fit) -> Walls:
-    """The walls of chains. points: (n, 2) in metres, the closed ones without their first point again;
-    begins: (c + 1,) offsets; closed: (c,)."""
-    runs = _cut(points, begins, closed, fit)
+def fit_walls(points: FloatArray, begins: IntArray, fit: Fit) -> Walls:
+    """The walls of rings. points: (n, 2) in metres, without the first point again at the end; begins:
+    (c + 1,) offsets."""
+    runs = _cut(points, begins, fit)
     while True:
-        short = _shortest_ones(runs, closed, fit)
+        short = _shortest_ones(runs, fit)
         if not short.any():
             break
-        runs = _merged(_only(runs, ~short), closed)
-    return _lines(runs, len(closed))
+        runs = _merged(_only(runs, ~short))
+    return _lines(runs, len(begins) - 1)
 
 
 @dataclass(frozen=True)
 class _Runs:
-    """chain, kind: (r,); sums: (r, 6) of the line's points: count, x, y, xx, xy, yy; start, end: (r, 2);
+    """ring, kind: (r,); sums: (r, 6) of the line's points: count, x, y, xx, xy, yy; start, end: (r, 2);
     angle: (r,) of the axis, or of a free run."""
 
-    chain: IntArray
+    ring: IntArray
     kind: IntArray
     sums: FloatArray
     start: FloatArray
@@ -85,18 +85,15 @@ def _only(runs: _Runs, kept: NDArray[np.bool_]) -> _Runs:
     return _Runs(**{name: value[kept] for name, value in vars(runs).items()})
 
 
-def _cut(points: FloatArray, begins: IntArray, closed: NDArray[np.bool_], fit: Fit) -> _Runs:
+def _cut(points: FloatArray, begins: IntArray, fit: Fit) -> _Runs:
     """First runs, neighbours of one axis united."""
-    sizes = np.diff(begins)
-    full = offsets_of(sizes + closed)
-    chain = np.repeat(np.arange(len(sizes)), sizes + closed)
-    place = np.arange(full[-1]) - full[chain]
-    coords = points[begins[chain] + place % sizes[chain]]
+    coords, full = closed_rings(points, begins)
+    ring = np.repeat(np.arange(len(begins) - 1), np.diff(full))
     # The third coordinate keeps each point's number.
     numbered = np.empty((len(coords), 3))
     numbered[:, :2], numbered[:, 2] = coords, np.arange(len(coords))
     lines = shapely.simplify(
-        shapely.linestrings(numbered, indices=chain), fit.tolerance, preserve_topology=False
+        shapely.linestrings(numbered, indices=ring), fit.tolerance, preserve_topology=False
     )
     kept, owner = shapely.get_coordinates(lines, include_z=True, return_index=True)
     at = kept[:, 2].astype(np.int64)
@@ -122,7 +119,7 @@ def _cut(points: FloatArray, begins: IntArray, closed: NDArray[np.bool_], fit: F
     between = np.column_stack([low, high]).ravel()
     for number, values in enumerate(columns, start=1):
         # Each run by itself, and not as a difference of running sums: to the last bit the same, whatever
-        # other chains there are.
+        # other rings there are.
         sums[:, number] = np.add.reduceat(np.append(values, 0.0), between)[::2]
     runs = _Runs(
         owner,
@@ -132,48 +129,37 @@ def _cut(points: FloatArray, begins: IntArray, closed: NDArray[np.bool_], fit: F
         coords[last],
         np.where(free, angle, kind * unit),
     )
-    return _merged(runs, closed)
+    return _merged(runs)
 
 
-def _neighbours(runs: _Runs, closed: NDArray[np.bool_]) -> tuple[IntArray, IntArray]:
-    """The run before and after each in its chain; its own number where there is none."""
-    count = len(runs.chain)
-    number = np.arange(count)
-    begin = np.flatnonzero(np.diff(runs.chain, prepend=-1))
+def _neighbours(runs: _Runs) -> tuple[IntArray, IntArray]:
+    """The run before and after each in its ring; its own number where it is alone."""
+    count = len(runs.ring)
+    begin = np.flatnonzero(np.diff(runs.ring, prepend=-1))
     end = np.append(begin[1:], count) - 1
-    before, after = number - 1, number + 1
-    ring = closed[runs.chain[begin]]
-    before[begin] = np.where(ring, end, begin)
-    after[end] = np.where(ring, begin, end)
+    before, after = np.arange(count) - 1, np.arange(count) + 1
+    before[begin], after[end] = end, begin
     return before, after
 
 
-def _shortest_ones(runs: _Runs, closed: NDArray[np.bool_], fit: Fit) -> NDArray[np.bool_]:
-    """Runs too short for a wall, none of them neighbours: the shorter one goes first."""
+def _shortest_ones(runs: _Runs, fit: Fit) -> NDArray[np.bool_]:
+    """Runs too short for a wall, none of them neighbours: the shorter one goes first. A last one stays."""
     length = np.abs(runs.length)
-    before, after = _neighbours(runs, closed)
-    number = np.arange(len(length))
+    before, after = _neighbours(runs)
     rank = np.empty(len(length), np.int64)
-    rank[np.lexsort((number, length))] = number
-    rank_before = np.where(before == number, np.iinfo(np.int64).max, rank[before])
-    rank_after = np.where(after == number, np.iinfo(np.int64).max, rank[after])
-    # What is left of a chain keeps a last run.
-    several = np.bincount(runs.chain, minlength=len(closed))[runs.chain] > 1
-    return np.asarray(
-        several & (length < fit.shortest[runs.chain]) & (rank < rank_before) & (rank < rank_after)
-    )
+    rank[np.argsort(length, kind="stable")] = np.arange(len(length))
+    first = (rank < rank[before]) & (rank < rank[after])
+    return np.asarray(first & (length < fit.shortest[runs.ring]))
 
 
-def _merged(runs: _Runs, closed: NDArray[np.bool_]) -> _Runs:
+def _merged(runs: _Runs) -> _Runs:
     """Neighbours of one axis as one run, and free ones that hardly turn."""
-    count = len(runs.chain)
-    if not count:
-        return runs
-    before, _ = _neighbours(runs, closed)
+    count = len(runs.ring)
+    before, _ = _neighbours(runs)
     turn = np.abs((runs.angle - runs.angle[before] + np.pi) % (2 * np.pi) - np.pi)
     like = (runs.kind == runs.kind[before]) & ((runs.kind != _FREE) | (turn < _BEND))
     like &= before != np.arange(count)
-    begin = np.flatnonzero(np.diff(runs.chain, prepend=-1))
+    begin = np.flatnonzero(np.diff(runs.ring, prepend=-1))
     # A ring of one kind all around is cut somewhere.
     joined = like.copy()
     joined[begin] = False
@@ -181,22 +167,19 @@ def _merged(runs: _Runs, closed: NDArray[np.bool_]) -> _Runs:
     first, last = np.flatnonzero(~joined), np.append(np.flatnonzero(~joined)[1:], count) - 1
     around = np.flatnonzero(like[begin])
     head, tail = group[begin[around]], group[np.append(begin[1:], count)[around] - 1]
-    around, head, tail = around[head != tail], head[head != tail], tail[head != tail]
+    head, tail = head[head != tail], tail[head != tail]
     sums = np.add.reduceat(runs.sums, first, axis=0)
     start, end, kind = runs.start[first], runs.end[last], runs.kind[first]
-    chain = runs.chain[first]
-    step = end - start
-    free = kind == _FREE
     sums[head] += sums[tail]
     start[head] = start[tail]
-    step[head] = end[head] - start[head]
-    angle = np.where(free, np.arctan2(step[:, 1], step[:, 0]), runs.angle[first])
+    step = end - start
+    angle = np.where(kind == _FREE, np.arctan2(step[:, 1], step[:, 0]), runs.angle[first])
     kept = np.ones(len(first), np.bool_)
     kept[tail] = False
-    return _only(_Runs(chain, kind, sums, start, end, angle), kept)
+    return _only(_Runs(runs.ring[first], kind, sums, start, end, angle), kept)
 
 
-def _lines(runs: _Runs, chains: int) -> Walls:
+def _lines(runs: _Runs, rings: int) -> Walls:
     count, x, y, xx, xy, yy = runs.sums.T
     mean = np.column_stack([x, y]) / count[:, None]
     # Total least squares: the direction of the largest variance.
@@ -205,7 +188,7 @@ def _lines(runs: _Runs, chains: int) -> Walls:
     angle = np.where((runs.kind == _FREE) & (count > 2), fitted, runs.angle)
     normal = np.column_stack([-np.sin(angle), np.cos(angle)])
     return Walls(
-        offsets_of(np.bincount(runs.chain, minlength=chains)),
+        offsets_of(np.bincount(runs.ring, minlength=rings)),
         normal,
         (normal * mean).sum(axis=1),
         runs.start,
