@@ -186,7 +186,7 @@ VECTOR = together(
         type=Parsed("LENGTH", parse_tolerance),
         default="default",
         show_default=True,
-        help="How far outlines may leave a straight wall: fine, default, map, or a length (m, or 3px).",
+        help="How ragged an outline a wall may stand for: fine, default, map, or a length (m, or 3px).",
     ),
     option("--layer", help="Layer name; the file's stem by default."),
     option("--dst-crs", help="CRS of the polygons; the scene's by default."),
