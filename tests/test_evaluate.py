@@ -493,6 +493,15 @@ class TestScenes:
             # Metres are metres in every CRS.
             assert figures["objects"]["shape"]["polis_m"] == pytest.approx(0.62, abs=0.06)
 
+    def test_a_layer_of_nothing_finds_nothing(self, tmp_path: Path) -> None:
+        truth = save_layer(tmp_path / "t.gpkg", town())
+        empty = geopandas.GeoDataFrame(geometry=[], crs=CRS)
+        empty.to_file(tmp_path / "none.gpkg", geometry_type="Polygon")
+        for one, other in ((tmp_path / "none.gpkg", truth), (truth, tmp_path / "none.gpkg")):
+            counted = tilesegment.evaluate_scene(one, other)["objects"]
+            assert counted["hits"] == 0
+            assert counted["missed"] + counted["false"] == 40
+
     def test_only_what_was_labelled_counts(self, tmp_path: Path) -> None:
         truth, found = town(), jittered(town())
         one, other = save_mask(tmp_path / "p.tif", found), save_layer(tmp_path / "t.gpkg", truth)
@@ -590,6 +599,8 @@ class TestScenes:
         page = (folder / "report.html").read_text()
         assert "data:image/png;base64," in page
         assert "http" not in page.replace("http-equiv", "")
+        # Charts of 300 in margins of 34: none of none is at the bottom left, all of all at the top right.
+        assert 'points="34.0,334.0 334.0,34.0"' in page
         with pytest.raises(OutputError, match="exists already"):
             tilesegment.evaluate_scene(one, other, output=folder)
         tilesegment.evaluate_scene(one, other, output=folder, overwrite=True)
@@ -731,6 +742,18 @@ class TestStore:
         box = (20.0, 20.0, 50.0, 40.0)
         expected = np.flatnonzero(shapely.intersects(shapely.envelope(shapes), shapely.box(*box)))
         np.testing.assert_array_equal(store.touching(box), expected)
+
+    @pytest.mark.parametrize(
+        ("box", "met"),
+        [
+            ((10, 0, 20, 10), True), ((10.5, 0, 20, 10), False), ((-9, 0, 0, 10), True),
+            ((-9, 0, -0.5, 10), False), ((0, 10, 10, 20), True), ((0, 10.5, 10, 20), False),
+            ((0, -9, 10, 0), True), ((0, -9, 10, -0.5), False),
+        ],
+    )  # fmt: skip
+    def test_a_box_that_only_touches_is_met(self, box: tuple, met: bool) -> None:
+        store = Polygons.of(np.array([SQUARE], object))
+        assert (len(store.touching(box)) == 1) == met
 
     def test_nothing(self) -> None:
         none = Polygons.of(np.zeros(0, object))

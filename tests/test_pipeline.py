@@ -27,6 +27,7 @@ from tests.fakes import Wavy, fake_card
 from tilesegment.errors import InputError, OutputError, SettingsError, TilesegmentError
 from tilesegment.model.store import save_model
 from tilesegment.run import block as block_module
+from tilesegment.run import pipeline
 from tilesegment.run.ledger import ledger_folder
 from tilesegment.tiling import memory
 
@@ -681,3 +682,15 @@ def test_kill_9_at_any_moment_loses_only_what_was_under_way(scene, model, tmp_pa
         # At most the block under way is computed twice, and the lanes' tiles ahead of it.
         assert log.stat().st_size - tiles <= 30, log.stat().st_size
         assert not ledger_folder(out).exists()
+
+
+def test_a_raster_that_cannot_be_written_is_not_passed_over(
+    counter: Wavy, scene: Path, tmp_path: Path, model: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise OutputError("no room for the mask")
+
+    monkeypatch.setattr(pipeline, "write_band", broken)
+    with pytest.raises(OutputError, match="no room for the mask"):
+        tilesegment.predict(scene, tmp_path / "r.gpkg", model=model(), mask=tmp_path / "m.tif")
+    assert not (tmp_path / "m.tif").exists()

@@ -22,7 +22,8 @@ from tilesegment.run.regular import in_metres, regular_features, rules_of
 from tilesegment.settings import Measure, VectorSettings
 from tilesegment.tiling.plan import Plan
 from tilesegment.vector.apart import Candidates, kept_apart
-from tilesegment.vector.regularize import REASONS, Rules, State, regularize
+from tilesegment.vector.gate import REASONS, State
+from tilesegment.vector.regularize import Rules, regularize
 from tilesegment.vector.seams import Features, join
 from tilesegment.vector.trace import bands_of, trace
 

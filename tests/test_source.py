@@ -245,6 +245,20 @@ class TestValues:
         with open_scene(make_raster(values), nodata=255) as scene:
             assert blank_edge(scene) is None
 
+    @pytest.mark.parametrize("declared", [None, 255])
+    def test_invalid_pixels_have_no_part_in_coarser_ones(self, make_raster, declared: int | None) -> None:
+        values = np.full((3, 60, 60), 100, np.uint8)
+        values[:, :, 31:] = 255
+        path = make_raster(values, nodata=declared)
+        with open_scene(path, nodata=255, gsd=2 * 0.15) as scene:
+            assert scene.grid.width == 30
+            pixels = scene.read(Window(0, 0, 30, 30))
+        found, valid = pixels.values, pixels.valid
+        np.testing.assert_array_equal(found[:, :, :15], 100)
+        # Half of this one is invalid.
+        assert set(found[:, valid[:, 15], 15].ravel().tolist()) <= {100}
+        assert not valid[:, 16:].any()
+
     @given(st.sampled_from([0, 255, 7]), st.booleans())
     def test_blank_value(self, value: int, disturbed: bool) -> None:
         values = np.full((3, 4, 4), value, np.uint8)
@@ -438,6 +452,19 @@ class TestAreas:
         frame.to_file(tmp_path / "world.geojson")
         area = read_aoi(str(tmp_path / "world.geojson"), grid)
         assert inside_aoi(shapely.to_wkb(area), grid.window).mean() > (0.99 if place == "pole" else 0.9999)
+
+    def test_half_a_scene_beyond_the_antimeridian(self, tmp_path: Path) -> None:
+        crs, _, top = self.PLACES["antimeridian"]
+        wkt = rasterio.crs.CRS.from_string(crs).to_wkt()
+        middle = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(180, 33.0)[0]
+        grid = Grid(wkt, Affine(1, 0, middle - 50, 0, -1, top), 100, 100)
+        for box, expected in (((-180, 0, -170, 80), False), ((170, 0, 180, 80), True)):
+            frame = geopandas.GeoDataFrame(geometry=[shapely.box(*box)], crs="EPSG:4326")
+            frame.to_file(tmp_path / "half.geojson")
+            area = read_aoi(str(tmp_path / "half.geojson"), grid)
+            inside = inside_aoi(shapely.to_wkb(area), grid.window)
+            west = np.arange(100) < 50
+            np.testing.assert_array_equal(inside, np.tile(west == expected, (100, 1)))
 
     def test_a_long_side_in_degrees_is_a_curve_elsewhere(self, tmp_path: Path) -> None:
         """The parallel of 45 degrees over 8 degrees of longitude, on a conic map: 400 m off its chord."""

@@ -21,6 +21,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors import safe_open
 
 import tilesegment
 from tests import layouts
@@ -430,6 +431,14 @@ class TestSystems:
         assert f"# {name}" in (run / "report.md").read_text()
         assert torch.__version__.startswith(json.loads((run / "environment.json").read_text())["torch"])
         assert (run / "tensorboard").exists() == config.tensorboard
+        # Squared differences of probabilities from 0 or 1, a pixel and class.
+        assert 0.01 < float(rows[1]["val_mse"]) < 0.9
+        assert not any("aux_classifier" in key for key in read_weights(find_model(str(run))))
+        if config.ema:
+            with safe_open(run / "state.safetensors", "np") as state:
+                taken = int(state.get_tensor("averaged/n_averaged"))
+            # Three batches an epoch, two a step.
+            assert taken == 4
         picture = next((data / folder).rglob(PICTURES[folder]))
         mask = tmp_path / "mask.tif"
         tilesegment.predict(picture, mask, model=str(run), engine="torch", match_input=True)
@@ -794,11 +803,15 @@ class TestCommands:
         assert again.returncode == 1
         assert again.stderr.strip().endswith("give --resume, --overwrite or another -o")
 
-    def test_resume_needs_no_setting_twice(self, data: Path, tmp_path: Path) -> None:
+    def test_resume_needs_no_setting_twice(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """As the README writes it: what the run was begun with stands in its folder."""
+        monkeypatch.chdir(tmp_path)
         changes = [part for change in [*SMALL, "epochs=1"] for part in ("--set", change)]
-        begin = ("train", "rooftop", "--data", data / "rooftop", "-o", tmp_path / "r")
+        begin = ("train", "rooftop", "--data", data / "rooftop")
         assert run_cli(*begin, *changes).returncode == 0
+        assert (tmp_path / "runs/rooftop/last.safetensors").is_file()
         done = run_cli(*begin, "--resume", "--set", "epochs=2", "--json")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["epochs"] == 2

@@ -19,9 +19,9 @@ from tilesegment.run.blockfile import (
     read_rows,
 )
 from tilesegment.run.job import Job, TraceSettings, trace_block
-from tilesegment.run.regular import in_metres, regular_features
+from tilesegment.run.regular import regular_features
 from tilesegment.run.saved import SavedPixels
-from tilesegment.run.split import split_features
+from tilesegment.run.split import Splitting
 from tilesegment.settings import Measure, VectorSettings
 from tilesegment.tiling.blend import NODATA
 from tilesegment.tiling.plan import Block, Plan
@@ -120,8 +120,7 @@ def whole_features(
 
     joined = join(load, groups, settings.connectivity, shared_outlines)
     if saved is not None:
-        pixels = in_metres(settings.simplify, grid) / in_metres(Measure(1.0, True), grid)
-        joined = split_features(joined, saved, grid, least, pixels)
+        joined = Splitting(saved, grid, settings, least, rules).features(joined)
     if rules is not None:
         yield from regular_features(joined, grid, settings, rules)
         return

@@ -16,7 +16,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from tilesegment.vector.regularize import State
+from tilesegment.vector.gate import State
 from tilesegment.vector.rings import Geometries, IntArray
 from tilesegment.vector.seams import Features
 
@@ -129,9 +129,9 @@ def _settled(held: Candidates, pairs: IntArray) -> Features:
         raise ValueError("features that were not regularised")
     outlines = np.stack([features.geometry, held.plain, held.exact])
     number = np.arange(len(held))
-    level = np.where(features.state == State.YES, _REGULAR, _PLAIN)
     # Parts of one region fit each other as long as all have outlines of one kind.
     group = _groups(held)
+    level = np.where(_whole_groups(features.state == State.YES, group), _REGULAR, _PLAIN)
     one, other = pairs[:, group[pairs[0]] != group[pairs[1]]]
     allowed = np.ones((3, len(held)), np.bool_)
     for kind in (_REGULAR, _PLAIN):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tilesegment.grid import Grid
 from tilesegment.tiling.blend import PROBABILITY_MAX
 from tilesegment.vector.clean import pixel_metric
-from tilesegment.vector.regularize import REASONS, State
+from tilesegment.vector.gate import REASONS, State
 from tilesegment.vector.rings import Geometries
 from tilesegment.vector.seams import Features
 

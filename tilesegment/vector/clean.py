@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import shapely
@@ -12,7 +11,8 @@ from numpy.typing import NDArray
 from tilesegment.grid import Grid
 from tilesegment.settings import Measure
 from tilesegment.vector.apart import Candidates
-from tilesegment.vector.regularize import Rules, State, regularize
+from tilesegment.vector.plane import apply
+from tilesegment.vector.regularize import Rules, regularize
 from tilesegment.vector.rings import Geometries, Ragged, canonical
 from tilesegment.vector.seams import Features
 
@@ -55,11 +55,12 @@ def simplify(geometry: Geometries, tolerance: Measure, metric: NDArray[np.float6
     if tolerance.pixels:
         metric = np.broadcast_to(np.eye(2), metric.shape)
     coords, index = shapely.get_coordinates(geometry, return_index=True)
-    local = shapely.set_coordinates(geometry.copy(), _apply(metric[index], coords))
+    local = shapely.set_coordinates(geometry.copy(), apply(metric[index], coords))
     local = _simplified(local, tolerance.value)
     coords, index = shapely.get_coordinates(local, return_index=True)
     # Vertices are left out, never moved: rounding restores the exact corners.
-    back = np.rint(_apply(np.linalg.inv(metric)[index], coords))
+    inverse = np.asarray(np.linalg.inv(metric), np.float64)
+    back = np.rint(apply(inverse[index], coords))
     return canonical(shapely.set_coordinates(local, back))
 
 
@@ -120,8 +121,10 @@ def clean_regular(
     exact = fill_holes(features.geometry, limits, metric)
     plain, shared = _simplified_apart(features, simplify(exact, tolerance, metric), limits, metric)
     geometry = plain.copy()
-    state = np.full(len(features), State.SHARED, np.uint8)
-    deviation = np.zeros(len(features))
+    state, deviation = np.zeros(len(features), np.uint8), np.zeros(len(features))
+    if features.regular is not None and features.state is not None and features.deviation is not None:
+        geometry[shared] = fill_holes(features.regular[shared], limits, metric[shared])
+        state[shared], deviation[shared] = features.state[shared], features.deviation[shared]
     found = regularize(exact[~shared], plain[~shared], metric[~shared], rules)
     geometry[~shared], state[~shared], deviation[~shared] = found.geometry, found.state, found.deviation
     kept = areas(geometry, min_area, metric) >= min_area.value
@@ -141,7 +144,3 @@ def _simplified_apart(
     geometry = geometry.copy()
     geometry[shared] = fill_holes(features.plain[shared], holes, metric[shared])
     return geometry, shared
-
-
-def _apply(matrices: NDArray[Any], points: NDArray[Any]) -> NDArray[np.float64]:
-    return np.asarray(np.einsum("nij,nj->ni", matrices, points))

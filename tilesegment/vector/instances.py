@@ -11,11 +11,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 from scipy import ndimage
-
-from tilesegment.vector.rings import Geometries, Ragged, canonical, valid_polygons
 
 # Shares of the largest probability.
 _SURE_ROOF = 0.6
@@ -66,19 +63,3 @@ def component(mask: NDArray[np.bool_], row: int, col: int) -> NDArray[np.bool_]:
     """The 4-connected region of a pixel."""
     labels, _ = ndimage.label(mask)
     return np.asarray(labels == labels[row, col], np.bool_)
-
-
-def simplified_together(outlines: Ragged, tolerance: float) -> tuple[Geometries, Geometries]:
-    """Parts of a region along pixel edges, and simplified so that they still share their walls, every
-    vertex a pixel corner. tolerance: pixels."""
-    noded = outlines.with_vertices(outlines.coords, outlines.coords)
-    exact = canonical(noded.geometries(), keep_vertices=True)
-    if tolerance == 0:
-        return exact, exact
-    scaled = Ragged(noded.coords / tolerance, noded.rings, noded.parts).geometries()
-    plain = shapely.coverage_simplify(valid_polygons(scaled), 1.0)
-    # Vertices are only left out, never moved.
-    plain = shapely.transform(plain, lambda points: np.rint(points * tolerance))
-    good = shapely.coverage_is_valid(plain) and shapely.is_valid(plain).all()
-    kinds = shapely.get_type_id(plain) == shapely.GeometryType.POLYGON
-    return exact, np.asarray(shapely.normalize(plain)) if good and kinds.all() else exact

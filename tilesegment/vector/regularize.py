@@ -7,65 +7,33 @@ the corners. What comes out must pass a gate: close to what was traced in every 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import Any
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from tilesegment.vector.edges import Edges, ReadPixels, directions_of, shifts_of, unit_edges
+from tilesegment.vector.gate import DEVIATION, State, gate
 from tilesegment.vector.outlines import closed_rings
+from tilesegment.vector.plane import apply, in_metres, in_pixels, turned
 from tilesegment.vector.rings import Geometries, IntArray, Ragged, offsets_of
-from tilesegment.vector.walls import Fit, FloatArray, crossings, fit_walls
+from tilesegment.vector.walls import Chains, Fit, FloatArray, crossings, fit_walls
 
-# Pixels that an edge moves at most: to just short of the centres of the pixels beside it.
-_MOST_SHIFT = 0.48
-# Pixel edges of a chord that gives a direction: shorter ones are those of stairs.
-_CHORD = 4
-# What a tolerance means for other lengths: a wall and a deviation (metres a metre).
+# Metres of the shortest wall, a metre of tolerance.
 _SHORTEST = 5.0
-_DEVIATION = 6.0
 # What does not pass is tried again with shorter lengths.
-_SCALES = (1.0, 0.5)
+SCALES = (1.0, 0.5)
 # Small roofs have small walls: shares of the square root of the area.
 _SMALL_TOLERANCE = 0.15
 _SMALL_WALL = 0.35
 # The tolerance is at least so many pixels.
-_PIXELS = 1.5
-# Gate: intersection over union, ratio of areas.
-_LEAST_IOU = 0.75
-_AREA_RATIO = 0.9
+PIXELS = 1.5
 # A circle's 4 pi area / perimeter^2 is 1, a square's .785.
 _ROUND = 0.92
 # Strength of the main direction (0 to 1) below which there is none.
 _NO_DIRECTION = 0.35
 _CIRCLE_POINTS = 32
-
-
-class State(IntEnum):
-    """What became of a polygon."""
-
-    YES = 0
-    INVALID = 1
-    FAR = 2
-    AREA = 3
-    OVERLAP = 4
-    SHARED = 5
-
-
-REASONS = {
-    State.YES: "yes",
-    State.INVALID: "no: walls would cross",
-    State.FAR: "no: too far from the outline",
-    State.AREA: "no: too large or too small",
-    State.OVERLAP: "no: too near its neighbour",
-    State.SHARED: "no: shares walls with its neighbour",
-}
-
-# Probabilities, 0..254 or 255 for unknown, of pixels at (rows, columns).
-ReadPixels = Callable[[IntArray, IntArray], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -82,7 +50,18 @@ class Rules:
 
 def most_pixels(tolerance: float, metres_per_pixel: float) -> float:
     """How far a regular outline can lie from the traced one, in pixels of that size."""
-    return max(tolerance / metres_per_pixel, _PIXELS) * _DEVIATION
+    return max(tolerance / metres_per_pixel, PIXELS) * DEVIATION
+
+
+def fit_of(rules: Rules, root: FloatArray, side: FloatArray, scale: float) -> Fit:
+    """How walls are fitted. root: (n,) square roots of areas in square metres; side: metres a pixel; scale:
+    of all lengths that walls are told by."""
+    usual = np.maximum(scale * rules.tolerance, PIXELS * side)
+    return Fit(
+        np.minimum(usual, _SMALL_TOLERANCE * root),
+        np.minimum(usual * _SHORTEST, _SMALL_WALL * root),
+        4 if rules.mode == "right-diagonal" else 2,
+    )
 
 
 @dataclass(frozen=True)
@@ -106,17 +85,19 @@ def regularize(geometry: Geometries, plain: Geometries, metric: FloatArray, rule
     state = np.full(len(geometry), State.FAR, np.uint8)
     deviation = np.zeros(len(geometry))
     left = np.arange(len(geometry))
-    edges = _unit_edges(Ragged.of(geometry))
-    shifts = _shifts(edges, rules)
-    for scale in _SCALES:
+    edges = unit_edges(Ragged.of(geometry))
+    shifts = shifts_of(edges, rules.read, rules.threshold)
+    for scale in SCALES:
         if not len(left):
             break
         shapes = _measured(geometry[left], plain[left], metric[left], edges, shifts)
         fitted = _fitted(shapes, rules, scale)
-        state[left], off = _gate(fitted, shapes, np.maximum(rules.tolerance, _PIXELS * shapes.side))
+        state[left], off = gate(
+            fitted, shapes.local, shapes.simple, np.maximum(rules.tolerance, PIXELS * shapes.side)
+        )
         passed = state[left] == State.YES
         done = left[passed]
-        result[done] = _in_pixels(fitted[passed], metric[done], shapes.origin[passed])
+        result[done] = in_pixels(fitted[passed], metric[done], shapes.origin[passed])
         deviation[done] = off[passed]
         left = left[~passed]
         again = ~passed[shapes.owner]
@@ -147,7 +128,7 @@ class _Shapes:
 
 
 def _measured(
-    geometry: Geometries, plain: Geometries, metric: FloatArray, edges: _Edges, shifts: FloatArray
+    geometry: Geometries, plain: Geometries, metric: FloatArray, edges: Edges, shifts: FloatArray
 ) -> _Shapes:
     outlines = Ragged.of(geometry)
     part_owner = np.arange(len(geometry))
@@ -157,106 +138,35 @@ def _measured(
     origin = shapely.get_coordinates(shapely.centroid(geometry)).reshape(-1, 2)
     points = edges.middle + edges.outward * shifts[:, None]
     of_point = np.repeat(owner, np.diff(edges.begins))
-    points = _apply(metric[of_point], points - origin[of_point])
-    direction, strength = _directions(points, edges.begins, owner, len(geometry))
+    points = apply(metric[of_point], points - origin[of_point])
+    direction, strength = directions_of(points, edges.begins, owner, len(geometry))
     return _Shapes(
         outlines,
         owner,
         edges.begins,
-        _turn(points, -direction[of_point]),
+        turned(points, -direction[of_point]),
         direction,
         strength,
         np.sqrt(np.abs(np.linalg.det(metric))),
         origin,
-        _in_metres(geometry, metric, origin),
-        _in_metres(plain, metric, origin),
+        in_metres(geometry, metric, origin),
+        in_metres(plain, metric, origin),
     )
 
 
 def _fitted(shapes: _Shapes, rules: Rules, scale: float) -> Geometries:
     """Polygons of walls, in metres. scale: of all lengths that walls are told by."""
     side = shapes.side[shapes.owner]
-    usual = np.maximum(scale * rules.tolerance, _PIXELS * side)
     # Small roofs, and small courts, have small walls.
     root = np.sqrt(np.abs(shapes.outlines.signed_areas())) * side
-    fit = Fit(
-        np.minimum(usual, _SMALL_TOLERANCE * root),
-        np.minimum(usual * _SHORTEST, _SMALL_WALL * root),
-        4 if rules.mode == "right-diagonal" else 2,
-    )
+    fit = fit_of(rules, root, side, scale)
     corners, begins = _corners(shapes.points, shapes.begins, fit)
-    corners = _turn(corners, np.repeat(shapes.direction[shapes.owner], np.diff(begins)))
+    corners = turned(corners, np.repeat(shapes.direction[shapes.owner], np.diff(begins)))
     closed, rings = closed_rings(corners, begins)
     fitted = Ragged(closed, rings, shapes.outlines.parts, shapes.outlines.geoms).geometries()
     if rules.mode == "circles":
         _put_circles(fitted, shapes)
     return fitted
-
-
-@dataclass(frozen=True)
-class _Edges:
-    """Unit edges of rings: begins: (r + 1,) offsets by ring; middle, outward: (n, 2) middle and direction
-    away from the region."""
-
-    begins: IntArray
-    middle: FloatArray
-    outward: FloatArray
-
-    def only(self, rings: NDArray[np.bool_]) -> tuple[_Edges, NDArray[np.bool_]]:
-        """The edges of some rings, and which they are."""
-        sizes = np.diff(self.begins)
-        kept = np.repeat(rings, sizes)
-        return _Edges(offsets_of(sizes[rings]), self.middle[kept], self.outward[kept]), kept
-
-
-def _unit_edges(outlines: Ragged) -> _Edges:
-    here, there = outlines.coords[:-1], outlines.coords[1:]
-    ring = outlines.ring_of_vertex()
-    inside = ring[:-1] == ring[1:]
-    here, step, ring = here[inside], (there - here)[inside], ring[:-1][inside]
-    length = np.rint(np.abs(step).sum(axis=1)).astype(np.int64)
-    unit = step / length[:, None]
-    at = np.repeat(np.arange(len(length)), length)
-    place = np.arange(len(at)) - np.repeat(np.cumsum(length) - length, length)
-    middle = here[at] + unit[at] * (place + 0.5)[:, None]
-    # Turned to the left where the ring runs round its inside, in the sense of x dy.
-    sign = np.where((outlines.signed_areas() > 0) != outlines.is_hole(), 1.0, -1.0)[ring]
-    outward = (np.column_stack([unit[:, 1], -unit[:, 0]]) * sign[:, None])[at]
-    begins = offsets_of(np.bincount(ring, length, len(outlines.rings) - 1).astype(np.int64))
-    return _Edges(begins, middle, outward)
-
-
-def _shifts(edges: _Edges, rules: Rules) -> FloatArray:
-    """How far each edge is from where the probability crosses the threshold, in pixels outwards, by linear
-    interpolation between the two pixels beside it."""
-    if rules.read is None:
-        return np.zeros(len(edges.middle))
-    sides = []
-    for sign in (-0.5, 0.5):
-        pixel = np.floor(edges.middle + sign * edges.outward).astype(np.int64)
-        sides.append(rules.read(pixel[:, 1], pixel[:, 0]).astype(np.float64))
-    inner, outer = sides
-    level = rules.threshold - 0.5
-    known = (inner > level) & (outer < level)
-    share = (inner - level) / np.where(known, inner - outer, 1.0)
-    return np.where(known, np.clip(share - 0.5, -_MOST_SHIFT, _MOST_SHIFT), 0.0)
-
-
-def _directions(
-    points: FloatArray, begins: IntArray, owner: IntArray, count: int
-) -> tuple[FloatArray, FloatArray]:
-    """The main direction of each polygon, in -pi/4..pi/4, from the sum of |v| exp(4 i arg v) over chords v
-    of its outlines, and its strength: the share of the outline that agrees, 0..1."""
-    sizes = np.diff(begins)
-    ring = np.repeat(np.arange(len(sizes)), sizes)
-    place = np.arange(len(points)) - begins[ring]
-    chord = points[begins[ring] + (place + _CHORD) % sizes[ring]] - points
-    vector = chord[:, 0] + 1j * chord[:, 1]
-    length = np.abs(vector)
-    fourth = vector**4 / np.maximum(length, 1e-12) ** 3
-    total = np.bincount(owner[ring], fourth.real, count) + 1j * np.bincount(owner[ring], fourth.imag, count)
-    around = np.bincount(owner[ring], length, count)
-    return np.angle(total) / 4, np.abs(total) / np.maximum(around, 1e-12)
 
 
 def _corners(points: FloatArray, begins: IntArray, fit: Fit) -> tuple[FloatArray, IntArray]:
@@ -272,7 +182,7 @@ def _corners(points: FloatArray, begins: IntArray, fit: Fit) -> tuple[FloatArray
     first = hit[np.unique(ring[hit], return_index=True)[1]] - begins[:-1]
     place = np.arange(len(points)) - begins[ring]
     points = points[begins[ring] + (place + first[ring]) % sizes[ring]]
-    walls = fit_walls(points, begins, fit)
+    walls = fit_walls(Chains.of_rings(points, begins), fit)
     counts = np.diff(walls.begins)
     index = np.arange(walls.begins[-1])
     after = index + 1
@@ -283,16 +193,16 @@ def _corners(points: FloatArray, begins: IntArray, fit: Fit) -> tuple[FloatArray
         return corners, walls.begins
     # A ring with fewer walls than a rectangle is one.
     kept = np.repeat(~few, counts)
-    rectangles = _rectangles(points, begins)[few]
+    boxes = rectangles(points, begins)[few]
     owner = np.concatenate(
         [np.repeat(np.arange(len(counts)), counts)[kept], np.repeat(np.flatnonzero(few), 4)]
     )
     order = np.argsort(owner, kind="stable")
-    corners = np.concatenate([corners[kept], rectangles.reshape(-1, 2)])[order]
+    corners = np.concatenate([corners[kept], boxes.reshape(-1, 2)])[order]
     return corners, offsets_of(np.where(few, 4, counts))
 
 
-def _rectangles(points: FloatArray, begins: IntArray) -> FloatArray:
+def rectangles(points: FloatArray, begins: IntArray) -> FloatArray:
     """Rectangles (r, 4, 2) along the axes, in the place of rings and as large."""
     low, high = (f.reduceat(points, begins[:-1], axis=0) for f in (np.minimum, np.maximum))
     x, y = points.T
@@ -304,19 +214,6 @@ def _rectangles(points: FloatArray, begins: IntArray) -> FloatArray:
     half = half * np.sqrt(area / size)[:, None]
     signs = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
     return np.asarray(middle[:, None] + half[:, None] * signs)
-
-
-def _in_metres(geometry: Geometries, metric: FloatArray, origin: FloatArray) -> Geometries:
-    coords, index = shapely.get_coordinates(geometry, return_index=True)
-    local = _apply(metric[index], coords - origin[index])
-    return np.asarray(shapely.set_coordinates(geometry.copy(), local))
-
-
-def _in_pixels(geometry: Geometries, metric: FloatArray, origin: FloatArray) -> Geometries:
-    coords, index = shapely.get_coordinates(geometry, return_index=True)
-    back = np.asarray(np.linalg.inv(metric), np.float64)
-    coords = _apply(back[index], coords) + origin[index]
-    return np.asarray(shapely.normalize(shapely.set_coordinates(geometry, coords)))
 
 
 def _put_circles(fitted: Geometries, shapes: _Shapes) -> None:
@@ -333,36 +230,3 @@ def _put_circles(fitted: Geometries, shapes: _Shapes) -> None:
     rim = np.stack([np.cos(turn), np.sin(turn)], axis=1)
     if len(at):
         fitted[at] = shapely.polygons(centre[:, None] + radius[:, None, None] * rim)
-
-
-def _gate(
-    fitted: Geometries, shapes: _Shapes, tolerance: FloatArray
-) -> tuple[NDArray[np.uint8], FloatArray]:
-    """The `State` of each polygon and its distance from the outline, in metres. Areas are held against
-    simplified outlines, which have a tenth of the corners."""
-    state = np.zeros(len(fitted), np.uint8)
-    deviation = np.zeros(len(fitted))
-    state[~shapely.is_valid(fitted)] = State.INVALID
-    left = np.flatnonzero(state == State.YES)
-    areas, was = shapely.area(fitted), shapely.area(shapes.simple)
-    ratio = areas[left] / was[left]
-    state[left[(ratio < _AREA_RATIO) | (ratio > 1 / _AREA_RATIO)]] = State.AREA
-    left = np.flatnonzero(state == State.YES)
-    deviation[left] = shapely.hausdorff_distance(fitted[left], shapes.local[left])
-    state[left[deviation[left] > _DEVIATION * tolerance[left]]] = State.FAR
-    left = np.flatnonzero(state == State.YES)
-    common = shapely.area(shapely.intersection(fitted[left], shapes.simple[left]))
-    iou = common / (areas[left] + was[left] - common)
-    state[left[iou < _LEAST_IOU]] = State.FAR
-    return state, deviation
-
-
-def _apply(matrices: FloatArray, points: FloatArray) -> FloatArray:
-    return np.asarray(np.einsum("nij,nj->ni", matrices, points))
-
-
-def _turn(points: FloatArray, angle: Any) -> FloatArray:
-    cos, sin = np.cos(angle), np.sin(angle)
-    return np.column_stack(
-        [points[:, 0] * cos - points[:, 1] * sin, points[:, 0] * sin + points[:, 1] * cos]
-    )

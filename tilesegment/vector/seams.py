@@ -35,8 +35,8 @@ class Features:
     """Whole regions: geometry in pixel coordinates (shapely), class, pixel count, sum of probabilities and
     first pixel of each, (n,).
 
-    plain: outlines that were simplified together with those of neighbours, None for features without any;
-    group: the same for parts of one region, whose walls are shared;
+    plain, regular: outlines that were simplified and regularised together with those of neighbours, None
+    for features without any; group: the same for parts of one region, whose walls are shared;
     state, deviation: what became of regularised ones (see `regularize`).
     """
 
@@ -46,6 +46,7 @@ class Features:
     total: IntArray
     first: IntArray
     plain: Geometries | None = None
+    regular: Geometries | None = None
     group: IntArray | None = None
     state: NDArray[np.uint8] | None = None
     deviation: NDArray[np.float64] | None = None

@@ -1,9 +1,10 @@
 """Walls: straight pieces fitted to noisy outlines, of very many outlines at once.
 
-An outline comes as a ring of points, dense and in order, in metres and in the axes of its building. Douglas
-and Peucker's (1973) points of greatest distance cut it into runs; a run is parallel to an axis, or free
-where it is long and clearly neither; what is shorter than a wall can be is absorbed; each run becomes a
-line through the mean of its points without those near its ends, which corners round off.
+An outline comes as a chain of points, dense and in order, in metres and in the axes of its building: a
+ring, or a piece between two places that are given. Douglas and Peucker's (1973) points of greatest distance
+cut it into runs; a run is parallel to an axis, or free where it is long and clearly neither; what is
+shorter than a wall can be is absorbed; each run becomes a line through the mean of its points without those
+near its ends, which corners round off.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from tilesegment.vector.outlines import closed_rings
 from tilesegment.vector.rings import IntArray, offsets_of
 
 FloatArray = NDArray[np.float64]
@@ -25,12 +25,14 @@ _FREE_ANGLE = np.radians(15.0)
 _TRIM = 0.15
 # Free runs that turn by less are one.
 _BEND = np.radians(20.0)
+# Angles of one axis.
+_SAME = 1e-9
 _FREE = -1
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How walls are fitted, by ring. tolerance: metres that an outline may leave a straight line;
+    """How walls are fitted, by chain. tolerance: metres that an outline may leave a straight line;
     shortest: metres of a wall; axes: directions in half a turn, 2 for right angles, 4 with diagonals."""
 
     tolerance: FloatArray
@@ -40,34 +42,53 @@ class Fit:
 
 @dataclass(frozen=True)
 class Walls:
-    """Runs of rings. begins: (c + 1,) offsets of each ring's; normal: (r, 2) and distance: (r,) of the
-    line normal . p = distance; start, end: (r, 2) points where the run begins and ends on the outline."""
+    """Runs of chains. begins: (c + 1,) offsets of each one's; normal: (r, 2) and distance: (r,) of the
+    line normal . p = distance, the same for all of one axis; points: (r,) how many it was fitted to; start,
+    end: (r, 2) points where the run begins and ends on the outline."""
 
     begins: IntArray
     normal: FloatArray
     distance: FloatArray
+    points: FloatArray
     start: FloatArray
     end: FloatArray
 
 
-def fit_walls(points: FloatArray, begins: IntArray, fit: Fit) -> Walls:
-    """The walls of rings. points: (n, 2) in metres, without the first point again at the end; begins:
-    (c + 1,) offsets."""
-    runs = _cut(points, begins, fit)
+@dataclass(frozen=True)
+class Chains:
+    """points: (n, 2) in metres, those of rings without the first one again at the end; begins: (c + 1,)
+    offsets of the chains; closed: (c,) which are rings; axis: (n,) the direction of the building that each
+    point is of, where that is not zero for all."""
+
+    points: FloatArray
+    begins: IntArray
+    closed: NDArray[np.bool_]
+    axis: FloatArray | None = None
+
+    @classmethod
+    def of_rings(cls, points: FloatArray, begins: IntArray) -> Chains:
+        """All of them rings."""
+        return cls(points, begins, np.ones(len(begins) - 1, np.bool_))
+
+
+def fit_walls(chains: Chains, fit: Fit) -> Walls:
+    """The walls of chains."""
+    runs = _cut(chains, fit)
     while True:
         short = _shortest_ones(runs, fit)
         if not short.any():
             break
         runs = _merged(_only(runs, ~short))
-    return _lines(runs, len(begins) - 1)
+    return _lines(runs, len(chains.closed))
 
 
 @dataclass(frozen=True)
 class _Runs:
-    """ring, kind: (r,); sums: (r, 6) of the line's points: count, x, y, xx, xy, yy; start, end: (r, 2);
-    angle: (r,) of the axis, or of a free run."""
+    """chain, kind: (r,); closed: (r,) whether it is a ring; sums: (r, 6) of the line's points: count, x, y,
+    xx, xy, yy; start, end: (r, 2); angle: (r,) of the axis, or of a free run."""
 
-    ring: IntArray
+    chain: IntArray
+    closed: NDArray[np.bool_]
     kind: IntArray
     sums: FloatArray
     start: FloatArray
@@ -85,15 +106,18 @@ def _only(runs: _Runs, kept: NDArray[np.bool_]) -> _Runs:
     return _Runs(**{name: value[kept] for name, value in vars(runs).items()})
 
 
-def _cut(points: FloatArray, begins: IntArray, fit: Fit) -> _Runs:
+def _cut(chains: Chains, fit: Fit) -> _Runs:
     """First runs, neighbours of one axis united."""
-    coords, full = closed_rings(points, begins)
-    ring = np.repeat(np.arange(len(begins) - 1), np.diff(full))
+    begins, closed = chains.begins, chains.closed
+    # Rings end where they began.
+    first_again = begins[:-1][closed]
+    coords = np.insert(chains.points, begins[1:][closed], chains.points[first_again], axis=0)
+    chain = np.repeat(np.arange(len(closed)), np.diff(begins) + closed)
     # The third coordinate keeps each point's number.
     numbered = np.empty((len(coords), 3))
     numbered[:, :2], numbered[:, 2] = coords, np.arange(len(coords))
     lines = shapely.simplify(
-        shapely.linestrings(numbered, indices=ring), fit.tolerance, preserve_topology=False
+        shapely.linestrings(numbered, indices=chain), fit.tolerance, preserve_topology=False
     )
     kept, owner = shapely.get_coordinates(lines, include_z=True, return_index=True)
     at = kept[:, 2].astype(np.int64)
@@ -103,12 +127,16 @@ def _cut(points: FloatArray, begins: IntArray, fit: Fit) -> _Runs:
     length = np.hypot(step[:, 0], step[:, 1])
     angle = np.arctan2(step[:, 1], step[:, 0])
     unit = np.pi / fit.axes
-    kind = np.rint(angle / unit).astype(np.int64)
-    off = np.abs(angle - kind * unit)
+    axis = np.zeros(len(first))
+    if chains.axis is not None:
+        of_point = np.insert(chains.axis, begins[1:][closed], chains.axis[first_again])
+        axis += of_point[(first + last) // 2]
+    kind: IntArray = np.rint((angle - axis) / unit).astype(np.int64)
+    off = np.abs(angle - axis - kind * unit)
     # A run between two points that noise may each have moved by the tolerance.
     noise = np.arcsin(np.minimum(1.0, 2 * fit.tolerance[owner] / np.maximum(length, 1e-9)))
     free = (off > np.maximum(_FREE_ANGLE, noise)) & (length > 2 * fit.shortest[owner])
-    kind %= fit.axes
+    kind = kind % fit.axes
     trimmed = (_TRIM * (last - first)).astype(np.int64)
     low, high = first + trimmed, last - trimmed + 1
     sums = np.zeros((len(first), 6))
@@ -123,22 +151,24 @@ def _cut(points: FloatArray, begins: IntArray, fit: Fit) -> _Runs:
         sums[:, number] = np.add.reduceat(np.append(values, 0.0), between)[::2]
     runs = _Runs(
         owner,
+        closed[owner],
         np.where(free, _FREE, kind),
         sums,
         coords[first],
         coords[last],
-        np.where(free, angle, kind * unit),
+        np.where(free, angle, axis + kind * unit),
     )
     return _merged(runs)
 
 
 def _neighbours(runs: _Runs) -> tuple[IntArray, IntArray]:
-    """The run before and after each in its ring; its own number where it is alone."""
-    count = len(runs.ring)
-    begin = np.flatnonzero(np.diff(runs.ring, prepend=-1))
+    """The run before and after each in its chain; its own number where there is none."""
+    count = len(runs.chain)
+    begin = np.flatnonzero(np.diff(runs.chain, prepend=-1))
     end = np.append(begin[1:], count) - 1
     before, after = np.arange(count) - 1, np.arange(count) + 1
-    before[begin], after[end] = end, begin
+    before[begin] = np.where(runs.closed[begin], end, begin)
+    after[end] = np.where(runs.closed[begin], begin, end)
     return before, after
 
 
@@ -148,18 +178,20 @@ def _shortest_ones(runs: _Runs, fit: Fit) -> NDArray[np.bool_]:
     before, after = _neighbours(runs)
     rank = np.empty(len(length), np.int64)
     rank[np.argsort(length, kind="stable")] = np.arange(len(length))
-    first = (rank < rank[before]) & (rank < rank[after])
-    return np.asarray(first & (length < fit.shortest[runs.ring]))
+    own = np.arange(len(length))
+    first = ((rank < rank[before]) | (before == own)) & ((rank < rank[after]) | (after == own))
+    first &= (before != own) | (after != own)
+    return np.asarray(first & (length < fit.shortest[runs.chain]))
 
 
 def _merged(runs: _Runs) -> _Runs:
     """Neighbours of one axis as one run, and free ones that hardly turn."""
-    count = len(runs.ring)
+    count = len(runs.chain)
     before, _ = _neighbours(runs)
     turn = np.abs((runs.angle - runs.angle[before] + np.pi) % (2 * np.pi) - np.pi)
-    like = (runs.kind == runs.kind[before]) & ((runs.kind != _FREE) | (turn < _BEND))
+    like = (runs.kind == runs.kind[before]) & (turn < np.where(runs.kind == _FREE, _BEND, _SAME))
     like &= before != np.arange(count)
-    begin = np.flatnonzero(np.diff(runs.ring, prepend=-1))
+    begin = np.flatnonzero(np.diff(runs.chain, prepend=-1))
     # A ring of one kind all around is cut somewhere.
     joined = like.copy()
     joined[begin] = False
@@ -176,10 +208,10 @@ def _merged(runs: _Runs) -> _Runs:
     angle = np.where(kind == _FREE, np.arctan2(step[:, 1], step[:, 0]), runs.angle[first])
     kept = np.ones(len(first), np.bool_)
     kept[tail] = False
-    return _only(_Runs(runs.ring[first], kind, sums, start, end, angle), kept)
+    return _only(_Runs(runs.chain[first], runs.closed[first], kind, sums, start, end, angle), kept)
 
 
-def _lines(runs: _Runs, rings: int) -> Walls:
+def _lines(runs: _Runs, chains: int) -> Walls:
     count, x, y, xx, xy, yy = runs.sums.T
     mean = np.column_stack([x, y]) / count[:, None]
     # Total least squares: the direction of the largest variance.
@@ -188,9 +220,10 @@ def _lines(runs: _Runs, rings: int) -> Walls:
     angle = np.where((runs.kind == _FREE) & (count > 2), fitted, runs.angle)
     normal = np.column_stack([-np.sin(angle), np.cos(angle)])
     return Walls(
-        offsets_of(np.bincount(runs.ring, minlength=rings)),
+        offsets_of(np.bincount(runs.chain, minlength=chains)),
         normal,
         (normal * mean).sum(axis=1),
+        count,
         runs.start,
         runs.end,
     )

@@ -1,0 +1,62 @@
+"""The gate: what a regular outline must pass, or it stays as it was."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from tilesegment.vector.rings import Geometries
+
+FloatArray = NDArray[np.float64]
+
+# Metres of deviation from the outline, a metre of tolerance.
+DEVIATION = 6.0
+# Intersection over union, ratio of areas.
+_LEAST_IOU = 0.75
+_AREA_RATIO = 0.9
+
+
+class State(IntEnum):
+    """What became of a polygon."""
+
+    YES = 0
+    INVALID = 1
+    FAR = 2
+    AREA = 3
+    OVERLAP = 4
+    SHARED = 5
+
+
+REASONS = {
+    State.YES: "yes",
+    State.INVALID: "no: walls would cross",
+    State.FAR: "no: too far from the outline",
+    State.AREA: "no: too large or too small",
+    State.OVERLAP: "no: too near its neighbour",
+    State.SHARED: "no: does not fit those that it shares walls with",
+}
+
+
+def gate(
+    fitted: Geometries, traced: Geometries, simple: Geometries, tolerance: FloatArray
+) -> tuple[NDArray[np.uint8], FloatArray]:
+    """The `State` of each polygon and its distance from the outline, in metres. Areas are held against
+    simplified outlines, which have a tenth of the corners."""
+    state = np.zeros(len(fitted), np.uint8)
+    deviation = np.zeros(len(fitted))
+    state[~shapely.is_valid(fitted)] = State.INVALID
+    left = np.flatnonzero(state == State.YES)
+    areas, was = shapely.area(fitted), shapely.area(simple)
+    ratio = areas[left] / was[left]
+    state[left[(ratio < _AREA_RATIO) | (ratio > 1 / _AREA_RATIO)]] = State.AREA
+    left = np.flatnonzero(state == State.YES)
+    deviation[left] = shapely.hausdorff_distance(fitted[left], traced[left])
+    state[left[deviation[left] > DEVIATION * tolerance[left]]] = State.FAR
+    left = np.flatnonzero(state == State.YES)
+    common = shapely.area(shapely.intersection(fitted[left], simple[left]))
+    iou = common / (areas[left] + was[left] - common)
+    state[left[iou < _LEAST_IOU]] = State.FAR
+    return state, deviation

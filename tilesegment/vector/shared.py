@@ -1,0 +1,328 @@
+"""Shared walls: the parts of one region, simplified and regular together.
+
+Every arc (see `arcs`) is drawn once, and read by both of its sides. Regular ones are of walls that are
+fitted to each arc; walls that go on straight through a node become one, so that the front of a row of
+houses is straight (see `joints`). Arcs of a building that does not pass the gate stay as they were
+simplified, and nodes where nothing is regular stay where they were.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from tilesegment.settings import Measure
+from tilesegment.vector.arcs import Arcs, arcs_of, contracted
+from tilesegment.vector.edges import Edges, FloatArray, directions_of, shifts_of, unit_edges
+from tilesegment.vector.gate import State, gate
+from tilesegment.vector.joints import NOT_OF_IT, ONE_WALL, End, joint, united
+from tilesegment.vector.plane import in_metres, turned
+from tilesegment.vector.regularize import PIXELS, SCALES, Regularized, Rules, fit_of, rectangles
+from tilesegment.vector.rings import Geometries, IntArray, Ragged, offsets_of
+from tilesegment.vector.walls import Chains, crossings, fit_walls
+
+# A building whose direction differs by more from that of the row keeps its own, where it has one.
+_OWN_DIRECTION = np.radians(6.0)
+_LEAST_STRENGTH = 0.35
+_NONE = np.empty((0, 2))
+
+
+@dataclass(frozen=True)
+class Row:
+    """The parts of one region, which do not overlap.
+
+    exact: (n,) polygons along pixel edges, in pixel coordinates, with a vertex wherever three meet;
+    metric: (2, 2) from pixels to metres; parts: (n + 1,) offsets of the polygons in rings; kept: for each
+    arc the pixel corners between its ends that are left when it is simplified.
+    """
+
+    exact: Geometries
+    metric: FloatArray
+    parts: IntArray
+    edges: Edges
+    arcs: Arcs
+    kept: list[FloatArray]
+
+    @classmethod
+    def of(cls, exact: Geometries, metric: FloatArray, tolerance: Measure) -> Row | None:
+        """Simplified to within a tolerance (Douglas and Peucker 1973, arc by arc). None where a part is
+        several polygons."""
+        outlines = Ragged.of(exact)
+        if outlines.geoms is not None:
+            return None
+        edges = unit_edges(outlines)
+        arcs = arcs_of(edges, outlines.part_of_ring())
+        row = cls(exact, metric, outlines.parts, edges, arcs, _corners(arcs, edges))
+        if tolerance.value == 0:
+            return row
+        kept = [row._shorter(number, tolerance) for number in range(len(arcs.arcs))]
+        return cls(exact, metric, outlines.parts, edges, arcs, row._without_faults(kept))
+
+    def simplified(self) -> Geometries:
+        """The parts simplified: their walls still shared, every vertex a pixel corner."""
+        return np.asarray(shapely.normalize(self._plain(self.kept)))
+
+    def regularized(self, rules: Rules) -> Regularized:
+        """The parts as regular polygons, where that is possible, else as they are simplified."""
+        count = len(self.exact)
+        best = Regularized(self.simplified(), np.full(count, State.SHARED, np.uint8), np.zeros(count))
+        fitting = _Fitting.of(self, rules)
+        for scale in SCALES:
+            found = _passed(fitting, scale, best.geometry)
+            if (found.state == State.YES).sum() > (best.state == State.YES).sum():
+                best = found
+            if (best.state == State.YES).all():
+                break
+        return best
+
+    @property
+    def side(self) -> float:
+        """Metres a pixel."""
+        return float(np.sqrt(abs(np.linalg.det(self.metric))))
+
+    def polygons(self, lines: list[FloatArray]) -> Geometries:
+        """Polygons of lines, one for each arc, from its start to its end or around."""
+        rings = []
+        for steps in self.arcs.rings:
+            pieces = [lines[k] if forward else lines[k][::-1] for k, forward in steps]
+            if self.arcs.arcs[steps[0][0]].closed:
+                ring = np.concatenate([pieces[0], pieces[0][:1]])
+            else:
+                ring = np.concatenate([pieces[0][:1], *(piece[1:] for piece in pieces)])
+            ring = ring[np.append(True, (np.diff(ring, axis=0) != 0).any(axis=1))]
+            # A ring of two points is a polygon that is not valid, and not an error.
+            rings.append(np.concatenate([ring, ring[-1:].repeat(max(0, 4 - len(ring)), axis=0)]))
+        offsets = offsets_of(np.array([len(ring) for ring in rings]))
+        return Ragged(np.concatenate(rings), offsets, self.parts).geometries()
+
+    def _plain(self, kept: list[FloatArray]) -> Geometries:
+        return self.polygons([self._plain_line(number, inner) for number, inner in enumerate(kept)])
+
+    def _plain_line(self, number: int, inner: FloatArray) -> FloatArray:
+        arc, nodes = self.arcs.arcs[number], self.arcs.nodes
+        return inner if arc.closed else np.concatenate([nodes[[arc.start]], inner, nodes[[arc.end]]])
+
+    def _shorter(self, number: int, tolerance: Measure) -> FloatArray:
+        line = self._plain_line(number, self.kept[number])
+        if self.arcs.arcs[number].closed:
+            line = np.concatenate([line, line[:1]])
+        plane = line if tolerance.pixels else line @ self.metric.T
+        numbered = np.column_stack([plane, np.arange(len(line))])
+        left = shapely.simplify(shapely.linestrings(numbered), tolerance.value, preserve_topology=False)
+        index = shapely.get_coordinates(left, include_z=True)[:, 2].astype(np.int64)
+        return np.asarray(line[index[:-1] if self.arcs.arcs[number].closed else index[1:-1]])
+
+    def _without_faults(self, kept: list[FloatArray]) -> list[FloatArray]:
+        """With the corners put back of parts that would not be valid, or meet one another."""
+        sides = np.array([arc.sides for arc in self.arcs.arcs])
+        whole = np.zeros(len(self.exact), np.bool_)
+        while not whole.all():
+            now = [self.kept[k] if whole[sides[k]].any() else kept[k] for k in range(len(kept))]
+            built = self._plain(now)
+            bad = ~shapely.is_valid(built)
+            if not bad.any():
+                bad = ~shapely.is_empty(shapely.coverage_invalid_edges(built))
+            if not bad.any():
+                return now
+            whole |= bad if (bad & ~whole).any() else True
+        return self.kept
+
+
+def _corners(arcs: Arcs, edges: Edges) -> list[FloatArray]:
+    """The pixel corners of each arc, without its ends."""
+    result = []
+    for arc in arcs.arcs:
+        steps = edges.step[arc.edges]
+        turns = (steps != np.roll(steps, 1, axis=0)).any(axis=1)
+        turns[:1] &= arc.closed
+        result.append(np.rint(edges.middle[arc.edges] - steps / 2)[turns])
+    return result
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """lines: of each arc, from node to node; nodes: (k, 2)."""
+
+    lines: list[FloatArray]
+    nodes: FloatArray
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """A row in metres, in its own axes.
+
+    arcs: the short ones taken for points; points: (e, 2) of unit edges, where the probability crosses the
+    threshold; nodes: (k, 2); axis: (n,) angle of each part to the row; direction: of the row; kept, ends:
+    for each arc the simplified corners, and its ends.
+    """
+
+    row: Row
+    rules: Rules
+    arcs: Arcs
+    points: FloatArray
+    nodes: FloatArray
+    axis: FloatArray
+    direction: float
+    kept: list[FloatArray]
+    ends: list[FloatArray]
+
+    @classmethod
+    def of(cls, row: Row, rules: Rules) -> _Fitting:
+        """In the direction of most walls."""
+        edges, metric, side = row.edges, row.metric, row.side
+        polygon = np.repeat(np.arange(len(row.exact)), np.diff(row.parts))
+        shortest = fit_of(
+            rules, side * np.sqrt(shapely.area(row.exact)), np.array(side), 1.0
+        ).shortest.min()
+        arcs = contracted(row.arcs, float(shortest) / side)
+        moved = edges.middle + edges.outward * shifts_of(edges, rules.read, rules.threshold)[:, None]
+        points = moved @ metric.T
+        (direction,), _ = directions_of(points, edges.begins, np.zeros_like(polygon), 1)
+        own, strength = directions_of(points, edges.begins, polygon, len(row.exact))
+        off = (own - direction + np.pi / 4) % (np.pi / 2) - np.pi / 4
+        axis = np.where((np.abs(off) > _OWN_DIRECTION) & (strength > _LEAST_STRENGTH), off, 0.0)
+
+        def local(places: FloatArray) -> FloatArray:
+            return turned(places @ metric.T, -direction)
+
+        corners = local(row.arcs.nodes)
+        return cls(
+            row,
+            rules,
+            arcs,
+            turned(points, -direction),
+            local(arcs.nodes),
+            axis,
+            float(direction),
+            [local(places) for places in row.kept],
+            [corners[[arc.start, arc.end]] if not arc.closed else _NONE for arc in row.arcs.arcs],
+        )
+
+    def drawn(self, scale: float) -> _Drawing:
+        """Each arc along fitted walls. scale: of all lengths that walls are told by."""
+        arcs, side = self.arcs.arcs, self.row.side
+        long = [number for number, arc in enumerate(arcs) if not arc.point]
+        chains = self._chains(long)
+        each = np.split(chains.points, chains.begins[1:-1])
+        size = np.full(len(long), side * float(np.sqrt(shapely.area(self.row.exact).mean())))
+        for k in np.flatnonzero(chains.closed).tolist():
+            x, y = each[k].T
+            size[k] = min(size[k], float(np.sqrt(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)))
+        fit = fit_of(self.rules, size, np.full(len(long), side), scale)
+        walls = fit_walls(chains, fit)
+        meetings: list[list[End]] = [[] for _ in self.nodes]
+        for k, number in enumerate(long):
+            arc, inside = arcs[number], each[k][len(each[k]) // 2]
+            if not arc.closed:
+                meetings[arc.start].append(End(number, 0, int(walls.begins[k]), inside))
+                meetings[arc.end].append(End(number, 1, int(walls.begins[k + 1]) - 1, inside))
+        tolerance = float(fit.tolerance.mean())
+        walls = united(walls, meetings, ONE_WALL * tolerance)
+        nodes = self.nodes.copy()
+        steps: dict[tuple[int, int], FloatArray] = {}
+        for node, meeting in enumerate(meetings):
+            if meeting:
+                found = joint(nodes[node], meeting, walls, NOT_OF_IT * tolerance)
+                nodes[node] = found.place
+                steps.update(found.steps)
+        lines = [_NONE if arc.closed else nodes[[arc.start, arc.end]] for arc in arcs]
+        for k, number in enumerate(long):
+            index = np.arange(walls.begins[k], walls.begins[k + 1])
+            if not chains.closed[k]:
+                begin, end = lines[number][:1], lines[number][1:]
+                corners = crossings(walls, index[:-1], index[1:])
+                before, after = (steps.get((number, side), _NONE) for side in (0, 1))
+                lines[number] = np.concatenate([begin, before, corners, after, end])
+            elif len(index) < 4:
+                lines[number] = rectangles(each[k], np.array([0, len(each[k])]))[0]
+            else:
+                lines[number] = crossings(walls, index, np.roll(index, -1))
+        return _Drawing(lines, nodes)
+
+    def _chains(self, numbers: list[int]) -> Chains:
+        points, angles = [], []
+        for number in numbers:
+            arc = self.arcs.arcs[number]
+            along = self.points[arc.edges]
+            if arc.closed:
+                # From a corner on, as rings that stand alone.
+                away = ((along - along.mean(axis=0)) ** 2).sum(axis=1)
+                along = np.roll(along, -int(away.argmax()), axis=0)
+            else:
+                along = np.concatenate([self.nodes[[arc.start]], along, self.nodes[[arc.end]]])
+            beside = self.axis[list(arc.sides)]
+            points.append(along)
+            angles.append(np.full(len(along), beside[np.argmin(np.abs(beside))]))
+        begins = offsets_of(np.array([len(part) for part in points]))
+        closed = np.array([self.arcs.arcs[number].closed for number in numbers])
+        return Chains(np.concatenate(points), begins, closed, np.concatenate(angles))
+
+    def built(self, drawing: _Drawing, passed: NDArray[np.bool_], spoilt: NDArray[np.bool_]) -> Geometries:
+        """Polygons in pixels. An arc is regular for one side that passed, unless another is spoilt; a node
+        where nothing is regular stays where it was."""
+        arcs = self.arcs.arcs
+        sides = np.array([arc.sides for arc in arcs])
+        regular = passed[sides].any(axis=1) & ~spoilt[sides].any(axis=1)
+        moved = np.zeros(len(self.nodes), np.bool_)
+        for arc, is_regular in zip(arcs, regular.tolist(), strict=True):
+            if is_regular and not (arc.closed or arc.point):
+                moved[[arc.start, arc.end]] = True
+        lines = []
+        for number, arc in enumerate(arcs):
+            line = self.kept[number]
+            if regular[number] and not arc.point:
+                line = drawing.lines[number]
+            elif not arc.closed:
+                if arc.point and moved[arc.start]:
+                    line = _NONE
+                new = []
+                for node, old in zip((arc.start, arc.end), self.ends[number], strict=True):
+                    new.append(drawing.nodes[[node]] if moved[node] else old[None])
+                    # It may have moved past the first corners.
+                    line = line[np.hypot(*(line - old).T) > 1.5 * np.hypot(*(new[-1][0] - old))]
+                line = np.concatenate([new[0], line, new[1]])
+            lines.append(turned(line, self.direction) @ np.linalg.inv(self.row.metric).T)
+        return self.row.polygons(lines)
+
+    def meet(self) -> NDArray[np.bool_]:
+        """(n, n) which parts have a node in common."""
+        at = np.zeros((len(self.row.exact), len(self.nodes)), np.bool_)
+        for arc in self.arcs.arcs:
+            if not arc.closed:
+                at[np.ix_(arc.sides, (arc.start, arc.end))] = True
+        return np.asarray(at @ at.T)
+
+
+def _passed(fitting: _Fitting, scale: float, simplified: Geometries) -> Regularized:
+    """The parts with those regular that pass the gate, without faults where they meet."""
+    row, count = fitting.row, len(simplified)
+    drawing = fitting.drawn(scale)
+    metric, origin = np.broadcast_to(row.metric, (count, 2, 2)), np.zeros((count, 2))
+    traced, plain = in_metres(row.exact, metric, origin), in_metres(simplified, metric, origin)
+    tolerance = np.full(count, max(fitting.rules.tolerance, PIXELS * row.side))
+    meet = fitting.meet()
+    passed, spoilt = np.ones(count, np.bool_), np.zeros(count, np.bool_)
+    state = np.full(count, State.SHARED, np.uint8)
+    while not spoilt.all():
+        built = fitting.built(drawing, passed, spoilt)
+        now, deviation = gate(in_metres(built, metric, origin), traced, plain, tolerance)
+        now[~shapely.is_valid(built)] = State.INVALID
+        failed = passed & (now != State.YES)
+        state[failed] = now[failed]
+        # What one side may have can be too much for the other, or meet what lies behind it.
+        bad = ~passed & ((now == State.INVALID) | (now == State.AREA))
+        if not (failed | bad).any():
+            bad = ~shapely.is_empty(shapely.coverage_invalid_edges(built))
+            if not bad.any():
+                state[passed] = State.YES
+                return Regularized(shapely.normalize(built), state, np.where(passed, deviation, 0.0))
+        # Around those that have nothing of their own left to take back.
+        around = meet[bad & spoilt].any(axis=0)
+        passed &= ~(failed | bad | around)
+        if not (failed | ((bad | around) & ~spoilt)).any():
+            break
+        spoilt |= bad | around
+    return Regularized(simplified, np.full(count, State.SHARED, np.uint8), np.zeros(count))
