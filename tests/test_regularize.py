@@ -22,7 +22,7 @@ from tilesegment.run.regular import in_metres, regular_features, rules_of
 from tilesegment.settings import Measure, VectorSettings
 from tilesegment.tiling.plan import Plan
 from tilesegment.vector.apart import Candidates, kept_apart
-from tilesegment.vector.gate import REASONS, State
+from tilesegment.vector.gate import REASONS, State, hausdorff_distance
 from tilesegment.vector.regularize import Rules, regularize
 from tilesegment.vector.seams import Features, join
 from tilesegment.vector.trace import bands_of, trace
@@ -420,3 +420,20 @@ class TestWhatTheCardSays:
         assert regular["area_m2"].sum() == pytest.approx(traced["area_m2"].sum(), rel=0.03)
         corners = [shapely.get_num_coordinates(frame.geometry).sum() for frame in (regular, traced)]
         assert corners[0] < 0.5 * corners[1]
+
+
+@pytest.mark.parametrize("corners", [(40, 12), (1500, 400)])
+def test_distances_between_outlines(corners: tuple[int, int]) -> None:
+    rng = np.random.default_rng(4)
+
+    def star(count: int, x: float) -> shapely.Polygon:
+        angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
+        rim = np.column_stack([np.cos(angle), np.sin(angle)])
+        hole = shapely.Point(0, 0).buffer(9)
+        whole = shapely.Polygon(rim * rng.uniform(28, 32, (count, 1)), [hole.exterior])
+        return shapely.affinity.translate(whole, x)
+
+    one = np.array([star(corners[0], 0) for _ in range(3)])
+    other = np.array([star(corners[1], x) for x in (0, 1, 9)])
+    expected = shapely.hausdorff_distance(one, other)
+    np.testing.assert_allclose(hausdorff_distance(one, other), expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import shapely
@@ -17,6 +18,8 @@ DEVIATION = 6.0
 # Intersection over union, ratio of areas.
 _LEAST_IOU = 0.75
 _AREA_RATIO = 0.9
+# Vertices of an outline times edges of another.
+_MANY_PAIRS = 400_000
 
 
 class State(IntEnum):
@@ -53,10 +56,40 @@ def gate(
     ratio = areas[left] / was[left]
     state[left[(ratio < _AREA_RATIO) | (ratio > 1 / _AREA_RATIO)]] = State.AREA
     left = np.flatnonzero(state == State.YES)
-    deviation[left] = shapely.hausdorff_distance(fitted[left], traced[left])
+    # No two outlines are nearer to each other than the boxes around them.
+    apart = np.abs(shapely.bounds(fitted[left]) - shapely.bounds(traced[left])).max(axis=1, initial=0)
+    far = apart > DEVIATION * tolerance[left]
+    state[left[far]] = State.FAR
+    left = left[~far]
+    deviation[left] = hausdorff_distance(fitted[left], traced[left])
     state[left[deviation[left] > DEVIATION * tolerance[left]]] = State.FAR
     left = np.flatnonzero(state == State.YES)
     common = shapely.area(shapely.intersection(fitted[left], simple[left]))
     iou = common / (areas[left] + was[left] - common)
     state[left[iou < _LEAST_IOU]] = State.FAR
     return state, deviation
+
+
+def hausdorff_distance(one: Geometries, other: Geometries) -> FloatArray:
+    """The largest distance of a vertex of either polygon from the outline of the other, (n,).
+
+    GEOS looks at all pairs of vertices and edges; where these are very many, a tree of edges finds the
+    nearest.
+    """
+    count, against = shapely.get_num_coordinates(one), shapely.get_num_coordinates(other)
+    large = count.astype(np.int64) * against > _MANY_PAIRS
+    result = np.zeros(len(one))
+    result[~large] = shapely.hausdorff_distance(one[~large], other[~large])
+    for k in np.flatnonzero(large).tolist():
+        result[k] = max(_furthest(one[k], other[k]), _furthest(other[k], one[k]))
+    return result
+
+
+def _furthest(one: Any, other: Any) -> float:
+    """The largest distance of a vertex of the one from the outline of the other."""
+    coords, ring = shapely.get_coordinates(shapely.get_rings(other), return_index=True)
+    same = ring[1:] == ring[:-1]
+    edges = shapely.linestrings(np.stack([coords[:-1], coords[1:]], axis=1)[same])
+    points = shapely.points(shapely.get_coordinates(one))
+    _, away = shapely.STRtree(edges).query_nearest(points, return_distance=True, all_matches=False)
+    return float(away.max())
