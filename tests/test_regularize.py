@@ -292,12 +292,12 @@ class TestApart:
         count = len(regular)
         numbers = np.ones(count, np.int64)
         features = Features(
-            np.array(regular), numbers, numbers, numbers, np.arange(count) * 11,
+            np.array(regular), numbers, numbers, numbers, np.arange(count) * 11, plain=np.array(plain),
             state=np.zeros(count, np.uint8), deviation=np.full(count, 0.5),
         )  # fmt: skip
         if group is not None:
             features = dataclasses.replace(features, group=np.array(group))
-        candidates = Candidates(features, np.array(plain), np.array(exact))
+        candidates = Candidates(features, np.array(exact))
         return Features.concatenate(list(kept_apart(iter([candidates]), 100, 5.0)))
 
 

@@ -37,6 +37,18 @@ class Terraces(Fake):
         return Strip(weights, 1, width, top, self.contact)
 
 
+class Cut(Terraces):
+    """Fails after some tiles, as a machine does."""
+
+    calls, left = 0, 1_000_000
+
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        self.calls, self.left = self.calls + 1, self.left - 1
+        if self.left < 0:
+            raise RuntimeError("power cut")
+        return super().__call__(tiles)
+
+
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(block_module, "load_engine", lambda name, model, setup: Terraces(setup.contact))
@@ -135,6 +147,40 @@ class TestRuns:
         assert shapely.coverage_is_valid(shapes)
         assert (frame["regularized"] == "yes").all()
         assert (shapely.get_num_coordinates(shapes) - 1).max() <= 6
+
+    def test_a_run_that_was_cut_off_ends_with_the_same_polygons(
+        self, scene: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(memory, "MOST_BLOCK_PIXELS", 3000)
+        cut = Cut(contact=True)
+        monkeypatch.setattr(block_module, "load_engine", lambda name, model, setup: cut)
+        whole = predicted(scene, tmp_path / "whole.gpkg", model, regularize="right")
+        asked, cut.calls, cut.left = cut.calls, 0, cut.calls // 2
+        out = tmp_path / "r.gpkg"
+        with pytest.raises(RuntimeError, match="power cut"):
+            predicted(scene, out, model, regularize="right")
+        cut.left = asked
+        again = predicted(scene, out, model, regularize="right")
+        assert again.to_wkt().equals(whole.to_wkt())
+        # Some of what the first one was asked for was not asked again.
+        assert cut.calls < asked + asked // 2
+
+    def test_outlines_before_as_a_second_layer(self, scene: Path, model: str, tmp_path: Path) -> None:
+        out = tmp_path / "a.gpkg"
+        frame = predicted(scene, out, model, regularize="right", keep_raw=True)
+        raw = geopandas.read_file(out, layer="a_raw")
+        assert raw["id"].tolist() == frame["id"].tolist()
+        assert raw.crs == frame.crs
+        plain = predicted(scene, tmp_path / "b.gpkg", model)
+        assert raw.geometry.to_wkt().tolist() == plain.geometry.to_wkt().tolist()
+        assert raw.geometry.to_wkt().tolist() != frame.geometry.to_wkt().tolist()
+        assert tilesegment.evaluate_scene(out, out)["objects"]["f1"] == 1
+        for name, settings, words in (
+            ("c.fgb", {"regularize": "right"}, "keep_raw writes a second layer, which .fgb has no place"),
+            ("c.gpkg", {}, "keep_raw: no outline is changed; give regularize right"),
+        ):
+            with pytest.raises(SettingsError, match=words):
+                predicted(scene, tmp_path / name, model, keep_raw=True, **settings)
 
     def test_contact_is_part_of_what_is_gone_on_with(self, scene: Path, model: str, tmp_path: Path) -> None:
         plan = tilesegment.plan(scene, model=model)

@@ -88,8 +88,8 @@ def plan(source: _Path, **settings: Any) -> dict[str, Any]:
 def vectorize(source: _Path, output: _Path, **settings: Any) -> dict[str, Any]:
     """Polygons of every class but 0 and nodata of a class raster; counts and classes, by name.
 
-    settings: `min_area`, `simplify`, `fill_holes`, `connectivity`, `regularize`, `tolerance`, `layer`,
-    `dst_crs`, `nodata`, `src_crs`, `lco`, `gdal`, `overwrite`, as in `tilesegment vectorize`.
+    settings: `min_area`, `simplify`, `fill_holes`, `connectivity`, `regularize`, `tolerance`, `keep_raw`,
+    `layer`, `dst_crs`, `nodata`, `src_crs`, `lco`, `gdal`, `overwrite`, as in `tilesegment vectorize`.
 
     >>> import tilesegment
     >>> tilesegment.vectorize("mask.tif", "roofs.gpkg", simplify="1px")       # doctest: +SKIP

@@ -79,7 +79,8 @@ class VectorSettings:
 
     min_area, fill_holes: areas below which polygons and holes are dropped (m2 or px).
     simplify: how far an outline may move (m or px). connectivity: 4, or 8 to join at corners.
-    regularize: one of REGULARIZE; tolerance: how far an outline may leave a straight wall (m or px).
+    regularize: one of REGULARIZE; tolerance: how far an outline may leave a straight wall (m or px);
+    keep_raw: also write the outlines as they were before, as a layer of their own.
     """
 
     min_area: Measure = Measure(2.0)
@@ -88,6 +89,7 @@ class VectorSettings:
     connectivity: int = 4
     regularize: str = "auto"
     tolerance: Measure = TOLERANCES["default"]
+    keep_raw: bool = False
     layer: str | None = None
     dst_crs: str | None = None
 

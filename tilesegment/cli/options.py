@@ -188,6 +188,7 @@ VECTOR = together(
         show_default=True,
         help="How ragged an outline a wall may stand for: fine, default, map, or a length (m, or 3px).",
     ),
+    option("--keep-raw", is_flag=True, help="Also write outlines before --regularize, as layer NAME_raw."),
     option("--layer", help="Layer name; the file's stem by default."),
     option("--dst-crs", help="CRS of the polygons; the scene's by default."),
     pairs("--lco", "Layer creation option (repeatable)."),

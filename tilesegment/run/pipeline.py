@@ -148,6 +148,7 @@ def _layer(prepared: Prepared, settings: PredictSettings, path: Path, marks: dic
         name=settings.vector.layer or path.stem,
         multi=settings.vector.connectivity == 8,
         regularized=prepared.measures.regularize != "none",
+        raw=settings.vector.keep_raw,
         dst_crs=settings.vector.dst_crs,
         options=settings.lco,
         metadata=marks,

@@ -84,6 +84,7 @@ def vectorize_raster(
             confidence=False,
             multi=settings.connectivity == 8,
             regularized=rules is not None,
+            raw=settings.keep_raw,
             dst_crs=settings.dst_crs,
             options=given.lco,
             metadata={"software": software(), "input": without_secrets(source)},

@@ -28,24 +28,30 @@ _OVERLAP = "T********"
 
 @dataclass(frozen=True)
 class Candidates:
-    """Features with the outlines that each may have: its own, simplified (plain), as traced (exact)."""
+    """Features with the outlines that each may have: its own, simplified (`features.plain`), as traced
+    (exact)."""
 
     features: Features
-    plain: Geometries
     exact: Geometries
 
     def __len__(self) -> int:
         return len(self.features)
 
     def __getitem__(self, index: NDArray[np.generic]) -> Candidates:
-        return Candidates(self.features[index], self.plain[index], self.exact[index])
+        return Candidates(self.features[index], self.exact[index])
+
+    @property
+    def plain(self) -> Geometries:
+        """Simplified outlines."""
+        if self.features.plain is None:
+            raise ValueError("features without simplified outlines")
+        return self.features.plain
 
     @classmethod
     def concatenate(cls, parts: Sequence[Candidates]) -> Candidates:
         """All of them in one value, in order."""
         return cls(
             Features.concatenate([part.features for part in parts]),
-            np.concatenate([part.plain for part in parts]),
             np.concatenate([part.exact for part in parts]),
         )
 

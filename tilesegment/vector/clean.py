@@ -128,8 +128,8 @@ def clean_regular(
     found = regularize(exact[~shared], plain[~shared], metric[~shared], rules)
     geometry[~shared], state[~shared], deviation[~shared] = found.geometry, found.state, found.deviation
     kept = areas(geometry, min_area, metric) >= min_area.value
-    regular = replace(features, geometry=geometry, state=state, deviation=deviation)
-    return Candidates(regular[kept], plain[kept], exact[kept])
+    regular = replace(features, geometry=geometry, plain=plain, state=state, deviation=deviation)
+    return Candidates(regular[kept], exact[kept])
 
 
 def _simplified_apart(

@@ -7,9 +7,10 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -21,6 +22,7 @@ from tilesegment.grid import Grid
 from tilesegment.model.card import ModelClass
 from tilesegment.vector.attributes import attribute_columns
 from tilesegment.vector.project import crosses_180, projector, projjson, to_world, wkt
+from tilesegment.vector.rings import Geometries
 from tilesegment.vector.seams import Features
 from tilesegment.vector.style import add_style, layer_style
 
@@ -46,7 +48,8 @@ class Layer:
     """A vector layer to be written.
 
     grid: the working grid of the features; labels: classes by value; multi: write multipolygons;
-    regularized: the features say what became of them;
+    regularized: the features say what became of them; raw: a second layer, NAME_raw, has their outlines
+    before that (GeoPackage);
     metadata: provenance, written where the format has a place for it.
     """
 
@@ -56,6 +59,7 @@ class Layer:
     confidence: bool = True
     multi: bool = False
     regularized: bool = False
+    raw: bool = False
     dst_crs: str | None = None
     options: tuple[tuple[str, str], ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
@@ -74,12 +78,16 @@ def write_layer(path: Path, layer: Layer, batches: Iterator[Features]) -> int:
     driver = DRIVERS[path.suffix.lower()]
     target = _target_crs(layer, driver)
     counter = _Counter()
-    tables = counter.count(_record_batches(layer, target, driver, batches))
     try:
-        if driver == "Parquet":
-            _write_parquet(path, layer, target, tables)
-        else:
-            _write_ogr(path, driver, layer, target, tables)
+        with _Raw.beside(path) if layer.raw else nullcontext() as raw:
+            tables = counter.count(_record_batches(layer, target, driver, batches, raw))
+            if driver == "Parquet":
+                _write_parquet(path, layer, target, tables)
+            else:
+                _write_ogr(path, driver, layer, target, _schema(driver, layer), tables)
+            if raw is not None:
+                before = replace(layer, name=f"{layer.name}_raw", metadata={})
+                _write_ogr(path, driver, before, target, raw.schema, raw.batches())
             if driver == "GPKG":
                 add_style(path, layer.name, layer_style(layer.labels))
             elif driver == "ESRI Shapefile":
@@ -99,6 +107,12 @@ def check_layer(path: Path, layer: Layer) -> None:
 
     Raises SettingsError where they cannot be used, or the driver remarks on them.
     """
+    if layer.raw and path.suffix.lower() != ".gpkg":
+        raise SettingsError(
+            f"--keep-raw writes a second layer, which {path.suffix} has no place for; use .gpkg"
+        )
+    if layer.raw and not layer.regularized:
+        raise SettingsError("--keep-raw: no outline is changed; give --regularize right")
     if path.suffix.lower() == ".gpkg" and _RESERVED.match(layer.name):
         raise SettingsError(
             f"layer {layer.name!r}: GeoPackage keeps names like this for itself; give another with --layer"
@@ -116,7 +130,7 @@ def check_layer(path: Path, layer: Layer) -> None:
     one = np.ones(1, np.int64)
     trial = Features(square, one, one, one, one)
     if layer.regularized:
-        trial = replace(trial, state=np.zeros(1, np.uint8), deviation=np.zeros(1))
+        trial = replace(trial, plain=square, state=np.zeros(1, np.uint8), deviation=np.zeros(1))
     with tempfile.TemporaryDirectory(prefix="tilesegment-") as folder:
         path = Path(folder) / f"trial{path.suffix.lower()}"
         try:
@@ -160,26 +174,67 @@ def _target_crs(layer: Layer, driver: str) -> str | None:
 
 
 def _record_batches(
-    layer: Layer, target: str | None, driver: str, batches: Iterator[Features]
+    layer: Layer, target: str | None, driver: str, batches: Iterator[Features], raw: _Raw | None
 ) -> Iterator[Any]:
     import pyarrow as pa
 
-    schema, multi = _schema(driver, layer), crosses_180(layer.grid, target)
+    schema = _schema(driver, layer)
     names = {value: entry.name for value, entry in layer.labels.items()}
     for features in batches:
         if not len(features):
             continue
         columns = attribute_columns(features, layer.grid, names, layer.confidence)
         arrays = [pa.array(values, from_pandas=True) for values in columns.values()]
-        geometry = to_world(features.geometry, layer.grid, target)
-        if multi:
-            # Some drivers take a layer's type at its word.
-            parts, owners = shapely.get_parts(geometry, return_index=True)
-            geometry = np.asarray(shapely.multipolygons(parts, indices=owners))
-        arrays.append(pa.array(shapely.to_wkb(geometry, byte_order=1)))
+        arrays.append(_binary(features.geometry, layer, target))
+        if raw is not None and features.plain is not None:
+            raw.add(features.first + 1, _binary(features.plain, layer, target))
         yield pa.RecordBatch.from_arrays(
             [array.cast(kind) for array, kind in zip(arrays, schema.types, strict=True)], schema=schema
         )
+
+
+def _binary(geometry: Geometries, layer: Layer, target: str | None) -> Any:
+    import pyarrow as pa
+
+    world = to_world(geometry, layer.grid, target)
+    if crosses_180(layer.grid, target):
+        # Some drivers take a layer's type at its word.
+        parts, owners = shapely.get_parts(world, return_index=True)
+        world = np.asarray(shapely.multipolygons(parts, indices=owners))
+    return pa.array(shapely.to_wkb(world, byte_order=1))
+
+
+class _Raw:
+    """Outlines before they were regularised, on disk until the layer before theirs is complete."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        import pyarrow as pa
+
+        geometry = pa.field("geometry", pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"})
+        self.schema = pa.schema([pa.field("id", pa.int64()), geometry])
+        self._file = file
+        self._writer = pa.ipc.new_stream(file, self.schema)
+
+    @classmethod
+    @contextmanager
+    def beside(cls, path: Path) -> Iterator[_Raw]:
+        """In a file without a name in the folder of another."""
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            yield cls(file)
+
+    def add(self, number: Any, geometry: Any) -> None:
+        """Outlines by their id."""
+        import pyarrow as pa
+
+        self._writer.write_batch(pa.record_batch([pa.array(number), geometry], schema=self.schema))
+
+    def batches(self) -> Iterator[Any]:
+        """All that were added."""
+        import pyarrow as pa
+
+        self._writer.close()
+        self._file.seek(0)
+        yield from pa.ipc.open_stream(self._file)
 
 
 def _schema(driver: str, layer: Layer) -> Any:
@@ -201,7 +256,7 @@ def _schema(driver: str, layer: Layer) -> Any:
     return pa.schema([*fields, pa.field("geometry", pa.binary(), metadata=wkb)])
 
 
-def _write_ogr(path: Path, driver: str, layer: Layer, target: str | None, tables: Any) -> None:
+def _write_ogr(path: Path, driver: str, layer: Layer, target: str | None, schema: Any, tables: Any) -> None:
     import pyarrow as pa
     from pyogrio.errors import DataSourceError, FeatureError, FieldError, GeometryError
     from pyogrio.raw import write_arrow
@@ -213,7 +268,7 @@ def _write_ogr(path: Path, driver: str, layer: Layer, target: str | None, tables
     options = {**options, **{key.upper(): value for key, value in layer.options}}
     multi = layer.multi or crosses_180(layer.grid, target)
     metadata = layer.metadata if driver in ("GPKG", "FlatGeobuf") else None
-    reader = pa.RecordBatchReader.from_batches(_schema(driver, layer), tables)
+    reader = pa.RecordBatchReader.from_batches(schema, tables)
     try:
         with warnings.catch_warnings():
             # Pyogrio warns of layers without a CRS; the user has been told by us.
