@@ -19,7 +19,7 @@ from tilesegment.model.store import save_model
 from tilesegment.run import block as block_module
 from tilesegment.tiling import memory
 from tilesegment.tiling.blend import Strip
-from tilesegment.vector.instances import Planes, component, split
+from tilesegment.vector.instances import Planes, component, split, split_by_depth
 
 
 class Terraces(Fake):
@@ -165,6 +165,26 @@ class TestRuns:
         # Some of what the first one was asked for was not asked again.
         assert cut.calls < asked + asked // 2
 
+    def test_by_depth_without_contact(self, scene: Path, model: str, tmp_path: Path) -> None:
+        path = Path(model)
+        save_model(path, {"w": np.zeros(3, np.float32)}, fake_card())
+        roof = np.zeros((3, 120, 160), np.uint8)
+        roof[0, 10:60, 10:60], roof[0, 10:60, 80:140], roof[0, 30:40, 60:80] = 230, 230, 230
+        roof[2] = 7
+        with rasterio.open(scene) as dataset:
+            profile = {**dataset.profile, "width": 160, "height": 120}
+        with rasterio.open(scene, "w", **profile) as dataset:
+            dataset.write(roof)
+        assert len(predicted(scene, tmp_path / "a.gpkg", str(path))) == 1
+        frame = predicted(scene, tmp_path / "b.gpkg", str(path), split="depth", regularize="right")
+        assert len(frame) == 2
+        assert shapely.coverage_is_valid(frame.geometry.to_numpy())
+        with pytest.raises(SettingsError, match=r"split depth and .*connectivity 8 exclude each other"):
+            predicted(scene, tmp_path / "c.gpkg", str(path), split="depth", connectivity=8)
+        save_model(path, {"w": np.zeros(3, np.float32)}, fake_card(3))
+        with pytest.raises(SettingsError, match="split depth is for one class; there are 2"):
+            predicted(scene, tmp_path / "c.gpkg", str(path), split="depth")
+
     def test_outlines_before_as_a_second_layer(self, scene: Path, model: str, tmp_path: Path) -> None:
         out = tmp_path / "a.gpkg"
         frame = predicted(scene, out, model, regularize="right", keep_raw=True)
@@ -186,7 +206,7 @@ class TestRuns:
         plan = tilesegment.plan(scene, model=model)
         assert plan["disk_bytes"] == 2 * 150 * 190
         assert tilesegment.plan(scene, model=model, split="none")["disk_bytes"] == 150 * 190
-        with pytest.raises(SettingsError, match="'maybe': use one of auto, none"):
+        with pytest.raises(SettingsError, match="'maybe': use one of auto, none, depth"):
             tilesegment.plan(scene, model=model, split="maybe")
 
 
@@ -227,7 +247,55 @@ class TestSplit:
         assert split(self.planes(contact), (0.5, 0.5)) is not None
         assert split(self.planes(self.band(), roof=140), (0.15, 0.15)) is None
 
+    @pytest.mark.parametrize(("neck", "parts"), [(8, 2), (16, 2), (24, 1)])
+    @pytest.mark.parametrize("turned", [False, True])
+    def test_by_depth_at_places_narrower_than_three_metres(
+        self, neck: int, parts: int, turned: bool
+    ) -> None:
+        region = np.zeros((60, 130), np.bool_)
+        region[10:50, 10:60], region[10:50, 70:120] = True, True
+        region[30 - neck // 2 : 30 + neck // 2, 60:70] = True
+        region = region.T if turned else region
+        planes = Planes(region, region.view(np.uint8) * np.uint8(200), np.zeros(region.shape, np.uint8))
+        found = split_by_depth(planes, (0.15, 0.15))
+        if parts == 1:
+            assert found is None
+            return
+        assert found is not None
+        np.testing.assert_array_equal(found > 0, region)
+        found = found.T if turned else found
+        assert (found[10:50, 10:60] == 1).all()
+        assert (found[10:50, 70:120] == 2).all()
+        # They meet within the neck, which is as wide in metres along rows as along columns.
+        assert split_by_depth(planes, (0.3, 0.3)) is None or neck * 0.3 < 3
+
+    def test_by_depth_small_parts_are_none(self) -> None:
+        region = np.zeros((60, 100), np.bool_)
+        region[10:50, 10:60], region[28:32, 60:70], region[18:42, 70:94] = True, True, True
+        planes = Planes(region, region.view(np.uint8) * np.uint8(200), np.zeros(region.shape, np.uint8))
+        # Of the smaller one 4 pixels square are deeper than 1.5 m: 0.36 square metres.
+        assert split_by_depth(planes, (0.15, 0.15)) is None
+        region[14:46, 70:98] = True
+        assert split_by_depth(planes, (0.15, 0.15)) is not None
+
     def test_a_pixels_own_region(self) -> None:
         mask = np.array([[1, 1, 0, 1], [0, 0, 1, 1]], bool)
         np.testing.assert_array_equal(component(mask, 0, 0), [[1, 1, 0, 0], [0, 0, 0, 0]])
         np.testing.assert_array_equal(component(mask, 1, 2), [[0, 0, 0, 1], [0, 0, 1, 1]])
+
+
+def test_parts_meet_at_the_top_of_a_ridge() -> None:
+    """However steep its sides are: one rises by steps, the other one at once."""
+    region = np.ones((21, 60), np.bool_)
+    contact = np.zeros((21, 60), np.uint8)
+    contact[:, 20:41] = np.arange(0, 210, 10)
+    contact[:, 41:44] = 120
+    # Here it rises from the other side.
+    contact[8:] = contact[8:, ::-1]
+    found = split(Planes(region, np.full((21, 60), 230, np.uint8), contact), (0.15, 0.15))
+    assert found is not None
+    assert (found > 0).all()
+    assert np.unique(found[:8, :38]).tolist() == [1]
+    assert np.unique(found[:8, 42:]).tolist() == [2]
+    assert np.unique(found[9:, :18]).tolist() == [1]
+    assert np.unique(found[9:, 22:]).tolist() == [2]

@@ -94,8 +94,8 @@ class VectorSettings:
     dst_crs: str | None = None
 
 
-# Where the model's card has contact; never.
-SPLIT = ("auto", "none")
+# By contact, where the model's card has it; never; at narrow places.
+SPLIT = ("auto", "none", "depth")
 
 
 @dataclass(frozen=True)

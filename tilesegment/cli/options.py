@@ -233,7 +233,7 @@ SCENE = together(
         type=click.Choice(SPLIT),
         default="auto",
         show_default=True,
-        help="A polygon for each building where they touch, if the model knows; none: one for all.",
+        help="A polygon for each building, where the model says that they touch; depth: at narrow places.",
     ),
     option("--match-input", is_flag=True, help="Masks on the input's own grid."),
 )

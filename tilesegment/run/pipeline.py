@@ -43,7 +43,9 @@ from tilesegment.run.record import (
 )
 from tilesegment.run.regular import rules_of
 from tilesegment.run.saved import SavedPixels
+from tilesegment.run.split import Splitting
 from tilesegment.settings import PredictSettings
+from tilesegment.vector.instances import split, split_by_depth
 from tilesegment.vector.parallel import in_threads
 from tilesegment.vector.regularize import Rules
 from tilesegment.vector.write import Layer, check_layer, write_layer
@@ -137,6 +139,16 @@ def _check_options(prepared: Prepared, outputs: Outputs, settings: PredictSettin
 def _rules(prepared: Prepared, read: SavedPixels | None) -> Rules | None:
     tracing = prepared.job.tracing
     return rules_of(prepared.measures, prepared.grid, len(tracing.values), read, tracing.least)
+
+
+def _splitting(
+    prepared: Prepared, settings: PredictSettings, saved: SavedPixels, rules: Rules | None
+) -> Splitting | None:
+    job, by_depth = prepared.job, settings.split == "depth"
+    if not (job.contact or by_depth):
+        return None
+    how = split_by_depth if by_depth else split
+    return Splitting(saved, prepared.grid, prepared.measures, job.tracing.least, rules, how)
 
 
 def _layer(prepared: Prepared, settings: PredictSettings, path: Path, marks: dict[str, str]) -> Layer:
@@ -249,6 +261,7 @@ def _write_all(
 
     def polygons(path: Path) -> int:
         saved = SavedPixels(job.plan, ledger.path)
+        rules = _rules(prepared, saved)
         features = whole_features(
             job.plan,
             ledger.path,
@@ -256,9 +269,8 @@ def _write_all(
             prepared.measures,
             job.tracing.tolerance is not None,
             len(job.tracing.values) > 1,
-            _rules(prepared, saved),
-            saved if job.contact else None,
-            job.tracing.least,
+            rules,
+            _splitting(prepared, settings, saved, rules),
         )
         with writing(path) as temporary:
             return write_layer(temporary, _layer(prepared, settings, path, marks), features)

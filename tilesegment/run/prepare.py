@@ -176,7 +176,10 @@ def _drawn(vector: VectorSettings, card: Card) -> VectorSettings:
 
 
 def _splits(settings: PredictSettings, card: Card) -> bool:
-    """Whether buildings that touch are told apart. With connectivity 8 regions are to be joined instead."""
+    """Whether buildings are told apart by where the model says that they touch. With connectivity 8 regions
+    are to be joined instead."""
+    if settings.split == "depth" and len(card.foreground) > 1:
+        raise SettingsError(f"--split depth is for one class; there are {len(card.foreground)}")
     wanted = settings.split == "auto" and settings.vector.connectivity == 4
     return wanted and card.contact and card.is_binary
 
@@ -202,6 +205,8 @@ def _check(settings: PredictSettings) -> None:
         raise SettingsError(f"--blend {settings.blend!r}: use one of {', '.join(BLEND_MODES)}")
     if settings.split not in SPLIT:
         raise SettingsError(f"--split {settings.split!r}: use one of {', '.join(SPLIT)}")
+    if settings.split == "depth" and settings.vector.connectivity == 8:
+        raise SettingsError("--split depth and --connectivity 8 exclude each other")
     for name, least in (("batch", 1), ("workers", 1), ("max_memory", 1)):
         value = getattr(settings, name)
         if value is not None and value < least:

@@ -20,7 +20,6 @@ from tilesegment.run.blockfile import (
 )
 from tilesegment.run.job import Job, TraceSettings, trace_block
 from tilesegment.run.regular import regular_features
-from tilesegment.run.saved import SavedPixels
 from tilesegment.run.split import Splitting
 from tilesegment.settings import Measure, VectorSettings
 from tilesegment.tiling.blend import NODATA
@@ -97,14 +96,12 @@ def whole_features(
     shared_outlines: bool,
     several_classes: bool,
     rules: Rules | None = None,
-    saved: SavedPixels | None = None,
-    least: int = 0,
+    splitting: Splitting | None = None,
 ) -> Iterator[Features]:
     """The polygons of all blocks: joined, then cleaned, in batches in the order of their id.
 
     path: the file of a block. shared_outlines: the fragments were simplified already, together with their
-    neighbours. rules: make regular outlines; for one class. saved: split buildings that touch, by the
-    contact in these; least: probability, 0..254, of class 1.
+    neighbours. rules: make regular outlines; for one class. splitting: of buildings that touch.
     """
     tolerance = Measure(0.0) if shared_outlines else settings.simplify
     # Bands of blocks beside each other form a row.
@@ -119,8 +116,8 @@ def whole_features(
         return read_fragments(path(block), band)
 
     joined = join(load, groups, settings.connectivity, shared_outlines)
-    if saved is not None:
-        joined = Splitting(saved, grid, settings, least, rules).features(joined)
+    if splitting is not None:
+        joined = splitting.features(joined)
     if rules is not None:
         yield from regular_features(joined, grid, settings, rules)
         return

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 
 from tilesegment.grid import Grid, Window
 from tilesegment.run.saved import SavedPixels
@@ -30,13 +31,14 @@ _LEAST_AREA = 1.5
 @dataclass(frozen=True)
 class Splitting:
     """What regions are split by. saved: their probabilities; least: probability, 0..254, inside; rules: how
-    outlines are regularised, None for not at all."""
+    outlines are regularised, None for not at all; parts: how a region is told apart."""
 
     saved: SavedPixels
     grid: Grid
     settings: VectorSettings
     least: int
     rules: Rules | None
+    parts: Callable[[Planes, tuple[float, float]], NDArray[np.int64] | None] = split
 
     def features(self, joined: Iterator[Features]) -> Iterator[Features]:
         """Whole regions, and in the place of those that are several buildings their parts, in batches in
@@ -76,7 +78,7 @@ class Splitting:
         mask = (probability >= self.least) & (probability <= 254)
         row, col = divmod(int(feature.first[0]), self.grid.width)
         region = component(mask, row - top, col - left)
-        parts = split(Planes(region, probability, contact), (along_row, along_col))
+        parts = self.parts(Planes(region, probability, contact), (along_row, along_col))
         if parts is None:
             return whole
         fragments = trace(parts, probability, window, self.grid.width, 0)
