@@ -45,7 +45,6 @@ from tilesegment.run.regular import rules_of
 from tilesegment.run.saved import SavedPixels
 from tilesegment.run.split import Splitting
 from tilesegment.settings import PredictSettings
-from tilesegment.vector.instances import split, split_by_depth
 from tilesegment.vector.parallel import in_threads
 from tilesegment.vector.regularize import Rules
 from tilesegment.vector.write import Layer, check_layer, write_layer
@@ -147,8 +146,7 @@ def _splitting(
     job, by_depth = prepared.job, settings.split == "depth"
     if not (job.contact or by_depth):
         return None
-    how = split_by_depth if by_depth else split
-    return Splitting(saved, prepared.grid, prepared.measures, job.tracing.least, rules, how)
+    return Splitting(saved, prepared.grid, prepared.measures, job.tracing.least, rules, by_depth)
 
 
 def _layer(prepared: Prepared, settings: PredictSettings, path: Path, marks: dict[str, str]) -> Layer:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
-from numpy.typing import NDArray
 
 from tilesegment.grid import Grid, Window
 from tilesegment.run.saved import SavedPixels
 from tilesegment.settings import VectorSettings
 from tilesegment.vector.clean import fill_holes, pixel_metric
 from tilesegment.vector.gate import State
-from tilesegment.vector.instances import Planes, component, split
+from tilesegment.vector.instances import Planes, component, may_touch, split, split_by_depth
 from tilesegment.vector.parallel import in_threads
 from tilesegment.vector.regularize import Rules
 from tilesegment.vector.rings import canonical
@@ -31,14 +30,15 @@ _LEAST_AREA = 1.5
 @dataclass(frozen=True)
 class Splitting:
     """What regions are split by. saved: their probabilities; least: probability, 0..254, inside; rules: how
-    outlines are regularised, None for not at all; parts: how a region is told apart."""
+    outlines are regularised, None for not at all; by_depth: where regions are narrow, and not where the
+    model says that buildings touch."""
 
     saved: SavedPixels
     grid: Grid
     settings: VectorSettings
     least: int
     rules: Rules | None
-    parts: Callable[[Planes, tuple[float, float]], NDArray[np.int64] | None] = split
+    by_depth: bool = False
 
     def features(self, joined: Iterator[Features]) -> Iterator[Features]:
         """Whole regions, and in the place of those that are several buildings their parts, in batches in
@@ -75,10 +75,13 @@ class Splitting:
         if feature.pixels[0] * along_col * along_row < 2 * _LEAST_AREA or window.area > _MOST_PIXELS:
             return whole
         probability, contact = self.saved.window(window)
+        if not (self.by_depth or may_touch(contact)):
+            return whole
         mask = (probability >= self.least) & (probability <= 254)
         row, col = divmod(int(feature.first[0]), self.grid.width)
         region = component(mask, row - top, col - left)
-        parts = self.parts(Planes(region, probability, contact), (along_row, along_col))
+        how = split_by_depth if self.by_depth else split
+        parts = how(Planes(region, probability, contact), (along_row, along_col))
         if parts is None:
             return whole
         fragments = trace(parts, probability, window, self.grid.width, 0)

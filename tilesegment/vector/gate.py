@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from tilesegment.vector.rings import Geometries
+from tilesegment.vector.rings import Geometries, IntArray
 
 FloatArray = NDArray[np.float64]
 
@@ -46,28 +47,38 @@ REASONS = {
 def gate(
     fitted: Geometries, traced: Geometries, simple: Geometries, tolerance: FloatArray
 ) -> tuple[NDArray[np.uint8], FloatArray]:
-    """The `State` of each polygon and its distance from the outline, in metres. Areas are held against
-    simplified outlines, which have a tenth of the corners."""
-    state = np.zeros(len(fitted), np.uint8)
+    """The `State` of each polygon and its distance from the traced outline, in metres."""
     deviation = np.zeros(len(fitted))
+
+    def far(index: IntArray) -> NDArray[np.bool_]:
+        most = DEVIATION * tolerance[index]
+        # No two outlines are nearer to each other than the boxes around them.
+        apart = np.abs(shapely.bounds(fitted[index]) - shapely.bounds(traced[index])).max(axis=1, initial=0)
+        near = np.flatnonzero(apart <= most)
+        deviation[index[near]] = hausdorff_distance(fitted[index[near]], traced[index[near]])
+        return np.asarray((apart > most) | (deviation[index] > most))
+
+    return states(fitted, simple, far), deviation
+
+
+def states(
+    fitted: Geometries, simple: Geometries, far: Callable[[IntArray], NDArray[np.bool_]]
+) -> NDArray[np.uint8]:
+    """The `State` of each polygon. simple: simplified outlines, which areas are held against: they have a
+    tenth of the corners; far: which of some, by number, are too far from their traced outline."""
+    state = np.zeros(len(fitted), np.uint8)
     state[~shapely.is_valid(fitted)] = State.INVALID
     left = np.flatnonzero(state == State.YES)
     areas, was = shapely.area(fitted), shapely.area(simple)
     ratio = areas[left] / was[left]
     state[left[(ratio < _AREA_RATIO) | (ratio > 1 / _AREA_RATIO)]] = State.AREA
     left = np.flatnonzero(state == State.YES)
-    # No two outlines are nearer to each other than the boxes around them.
-    apart = np.abs(shapely.bounds(fitted[left]) - shapely.bounds(traced[left])).max(axis=1, initial=0)
-    far = apart > DEVIATION * tolerance[left]
-    state[left[far]] = State.FAR
-    left = left[~far]
-    deviation[left] = hausdorff_distance(fitted[left], traced[left])
-    state[left[deviation[left] > DEVIATION * tolerance[left]]] = State.FAR
+    state[left[far(left)]] = State.FAR
     left = np.flatnonzero(state == State.YES)
     common = shapely.area(shapely.intersection(fitted[left], simple[left]))
     iou = common / (areas[left] + was[left] - common)
     state[left[iou < _LEAST_IOU]] = State.FAR
-    return state, deviation
+    return state
 
 
 def hausdorff_distance(one: Geometries, other: Geometries) -> FloatArray:

@@ -38,6 +38,11 @@ class Planes:
     contact: NDArray[np.uint8]
 
 
+def may_touch(contact: NDArray[np.uint8]) -> bool:
+    """Whether a window has any contact at all, which is quicker to see than whose."""
+    return bool((contact >= _SURE_CONTACT * 254).any())
+
+
 def split(planes: Planes, metres: tuple[float, float]) -> NDArray[np.int64] | None:
     """The part of each pixel of a region, from 1, 0 outside; None where it is one building. metres: of a
     pixel along rows and columns."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tilesegment.settings import Measure
 from tilesegment.vector.arcs import Arcs, arcs_of, contracted
 from tilesegment.vector.edges import Edges, FloatArray, directions_of, shifts_of, unit_edges
-from tilesegment.vector.gate import State, gate
+from tilesegment.vector.gate import DEVIATION, State, states
 from tilesegment.vector.joints import NOT_OF_IT, ONE_WALL, End, joint, united
 from tilesegment.vector.plane import in_metres, turned
 from tilesegment.vector.regularize import PIXELS, SCALES, Regularized, Rules, fit_of, rectangles
@@ -168,6 +168,7 @@ class _Fitting:
     direction: float
     kept: list[FloatArray]
     ends: list[FloatArray]
+    traced: list[FloatArray]
 
     @classmethod
     def of(cls, row: Row, rules: Rules) -> _Fitting:
@@ -189,6 +190,7 @@ class _Fitting:
             return turned(places @ metric.T, -direction)
 
         corners = local(row.arcs.nodes)
+        whole = [row._plain_line(number, inner) for number, inner in enumerate(_corners(row.arcs, edges))]
         return cls(
             row,
             rules,
@@ -199,6 +201,7 @@ class _Fitting:
             float(direction),
             [local(places) for places in row.kept],
             [corners[[arc.start, arc.end]] if not arc.closed else _NONE for arc in row.arcs.arcs],
+            [local(line) for line in whole],
         )
 
     def drawn(self, scale: float) -> _Drawing:
@@ -260,8 +263,10 @@ class _Fitting:
         closed = np.array([self.arcs.arcs[number].closed for number in numbers])
         return Chains(np.concatenate(points), begins, closed, np.concatenate(angles))
 
-    def built(self, drawing: _Drawing, passed: NDArray[np.bool_], spoilt: NDArray[np.bool_]) -> Geometries:
-        """Polygons in pixels. An arc is regular for one side that passed, unless another is spoilt; a node
+    def lines(
+        self, drawing: _Drawing, passed: NDArray[np.bool_], spoilt: NDArray[np.bool_]
+    ) -> list[FloatArray]:
+        """A line for each arc. It is regular for one side that passed, unless another is spoilt; a node
         where nothing is regular stays where it was."""
         arcs = self.arcs.arcs
         sides = np.array([arc.sides for arc in arcs])
@@ -284,8 +289,34 @@ class _Fitting:
                     # It may have moved past the first corners.
                     line = line[np.hypot(*(line - old).T) > 1.5 * np.hypot(*(new[-1][0] - old))]
                 line = np.concatenate([new[0], line, new[1]])
-            lines.append(turned(line, self.direction) @ np.linalg.inv(self.row.metric).T)
-        return self.row.polygons(lines)
+            lines.append(line)
+        return lines
+
+    def deviations(
+        self, lines: list[FloatArray], others: list[FloatArray], wanted: NDArray[np.bool_]
+    ) -> FloatArray:
+        """(n,) metres of the outlines of wanted parts from others, at most: the largest of its arcs."""
+        numbers = [k for k, arc in enumerate(self.arcs.arcs) if wanted[list(arc.sides)].any()]
+        result = np.zeros(len(self.row.exact))
+        if numbers:
+            away = shapely.hausdorff_distance(self._strings(lines, numbers), self._strings(others, numbers))
+            for number, metres in zip(numbers, away.tolist(), strict=True):
+                for side in self.arcs.arcs[number].sides:
+                    result[side] = max(result[side], metres)
+        return result
+
+    def _strings(self, lines: list[FloatArray], numbers: list[int]) -> Geometries:
+        whole = []
+        for number in numbers:
+            line = lines[number]
+            whole.append(np.concatenate([line, line[:1]]) if self.arcs.arcs[number].closed else line)
+        index = np.repeat(np.arange(len(whole)), [len(line) for line in whole])
+        return np.asarray(shapely.linestrings(np.concatenate(whole), indices=index))
+
+    def polygons(self, lines: list[FloatArray]) -> Geometries:
+        """Of lines, in pixels."""
+        back = np.linalg.inv(self.row.metric).T
+        return self.row.polygons([turned(line, self.direction) @ back for line in lines])
 
     def meet(self) -> NDArray[np.bool_]:
         """(n, n) which parts have a node in common."""
@@ -301,14 +332,19 @@ def _passed(fitting: _Fitting, scale: float, simplified: Geometries) -> Regulari
     row, count = fitting.row, len(simplified)
     drawing = fitting.drawn(scale)
     metric, origin = np.broadcast_to(row.metric, (count, 2, 2)), np.zeros((count, 2))
-    traced, plain = in_metres(row.exact, metric, origin), in_metres(simplified, metric, origin)
-    tolerance = np.full(count, max(fitting.rules.tolerance, PIXELS * row.side))
+    plain = in_metres(simplified, metric, origin)
+    most = DEVIATION * max(fitting.rules.tolerance, PIXELS * row.side)
+    simple = fitting.lines(drawing, np.zeros(count, np.bool_), np.ones(count, np.bool_))
     meet = fitting.meet()
     passed, spoilt = np.ones(count, np.bool_), np.zeros(count, np.bool_)
     state = np.full(count, State.SHARED, np.uint8)
     while not spoilt.all():
-        built = fitting.built(drawing, passed, spoilt)
-        now, deviation = gate(in_metres(built, metric, origin), traced, plain, tolerance)
+        lines = fitting.lines(drawing, passed, spoilt)
+        built = fitting.polygons(lines)
+        # Simplified arcs have a tenth of the corners of those that were traced, and no others.
+        away = fitting.deviations(lines, simple, passed)
+        outlines = in_metres(built, metric, origin)
+        now = states(outlines, plain, lambda index, metres=away: metres[index] > most)  # type: ignore[misc]
         now[~shapely.is_valid(built)] = State.INVALID
         failed = passed & (now != State.YES)
         state[failed] = now[failed]
@@ -316,9 +352,13 @@ def _passed(fitting: _Fitting, scale: float, simplified: Geometries) -> Regulari
         bad = ~passed & ((now == State.INVALID) | (now == State.AREA))
         if not (failed | bad).any():
             bad = ~shapely.is_empty(shapely.coverage_invalid_edges(built))
-            if not bad.any():
+        if not (failed | bad).any():
+            deviation = np.where(passed, fitting.deviations(lines, fitting.traced, passed), 0.0)
+            failed = deviation > most
+            state[failed] = State.FAR
+            if not failed.any():
                 state[passed] = State.YES
-                return Regularized(shapely.normalize(built), state, np.where(passed, deviation, 0.0))
+                return Regularized(shapely.normalize(built), state, deviation)
         # Around those that have nothing of their own left to take back.
         around = meet[bad & spoilt].any(axis=0)
         passed &= ~(failed | bad | around)
