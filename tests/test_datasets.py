@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.server
 import io
 import tarfile
@@ -27,7 +28,7 @@ from tilesegment.datasets.labels import Colours, Indices
 from tilesegment.datasets.opening import open_reader
 from tilesegment.datasets.sample import IGNORE
 from tilesegment.datasets.split import split
-from tilesegment.datasets.tables import CITYSCAPES, CITYSCAPES_19, CITYSCAPES_30, COCO, VOC
+from tilesegment.datasets.tables import CAMVID_32, CITYSCAPES, CITYSCAPES_19, CITYSCAPES_30, COCO, VOC
 from tilesegment.datasets.values import values_of
 from tilesegment.errors import InputError, SettingsError
 
@@ -610,3 +611,17 @@ def test_floats_from_0_to_1_are_their_own_range(
     kind, found = values_of(opened("rooftop-tiles", tmp_path))
     assert kind == "float32"
     assert found == expected if expected else 0 < found[0] < found[1] < most
+
+
+def digest(rows: list[str]) -> str:
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
+
+
+def test_class_tables_are_the_publishers_to_the_last_digit() -> None:
+    """Digests of the same lines made of what the publishers have: cityscapesScripts, the VOC development
+    kit, COCO's annotations, CamVid's class_dict.csv."""
+    label = [f"{row.number} {row.name} {row.train_id} {row.colour}" for row in CITYSCAPES]
+    assert digest(label) == "a9ee69c39b9f08b6"
+    assert digest([f"{entry.name} {entry.colour}" for entry in VOC]) == "5ae36a762f4ff4d9"
+    assert digest([f"{number} {name}" for number, name in COCO.items()]) == "bec11bedfa4a658f"
+    assert digest([f"{name} {colour}" for name, colour, _ in CAMVID_32]) == "e06b53a9988a9fa2"

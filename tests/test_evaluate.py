@@ -27,6 +27,7 @@ from shapely.affinity import rotate, scale, translate
 import tilesegment
 from tests import layouts
 from tests.test_train import run_cli
+from tilesegment.datasets.opening import open_reader
 from tilesegment.errors import InputError, OutputError, SettingsError
 from tilesegment.evaluate import masks, shapes
 from tilesegment.evaluate.boundary import boundary_counts, boundary_region
@@ -542,6 +543,8 @@ class TestScenes:
     def test_boundaries_of_a_scene_are_those_of_the_whole_mask(self, tmp_path: Path) -> None:
         truth, found = town(), jittered(town())
         one, other = save_mask(tmp_path / "p.tif", found), save_mask(tmp_path / "t.tif", truth)
+        usual = tilesegment.evaluate_scene(one, other)["pixels"]["boundary"]
+        assert [row["metres"] for row in usual] == [0.5, 1, 2]
         figures = tilesegment.evaluate_scene(one, other, distances=(0.5, 3.0))
         a, b = (rasterize(h, (640, 640), transform=METRES, dtype="uint8") for h in (truth, found))
         for row, pixels in zip(figures["pixels"]["boundary"], (1, 6), strict=True):
@@ -678,6 +681,15 @@ class TestModels:
     @pytest.fixture
     def root(self, tmp_path: Path) -> Path:
         return layouts.rooftops(tmp_path / "set", 12, 96, nested=False)
+
+    def test_splits_are_those_that_training_and_check_see(self, root: Path) -> None:
+        from tilesegment import api
+
+        changes = ["gsd=null"]
+        seen = api._reader_for("roofs", root, "rooftop-tiles", changes)
+        for split in ("val", "test"):
+            expected = open_reader("rooftop-tiles", root, {"gsd": None}, (512, 512), 0).names(split)
+            assert list(seen.names(split)) == list(expected)
 
     def test_it_is_what_predict_gives(self, root: Path, tmp_path: Path) -> None:
         changes = ["split={test: [t]}", "gsd=null"]

@@ -221,6 +221,7 @@ def test_a_step_in_the_front_is_at_the_wall_between() -> None:
 def test_a_building_that_does_not_pass_leaves_its_neighbour_regular() -> None:
     labels = np.zeros((80, 120), int)
     labels[20:60, 10:50] = 1
+    labels[20, 10:32] = 0
     labels[20:60, 50:60] = 2
     for row in range(20, 60, 8):
         # Teeth are no walls.
@@ -233,6 +234,14 @@ def test_a_building_that_does_not_pass_leaves_its_neighbour_regular() -> None:
     assert found.state[comb] not in (State.YES, State.SHARED)
     assert shapely.coverage_is_valid(found.geometry)
     assert shapely.hausdorff_distance(found.geometry[comb], together.exact[comb]) < 1
+    # The house's front is half a pixel lower than its corner was: that is the corner of both now.
+    wall = shapely.intersection(*found.geometry)
+    assert shapely.length(wall) == pytest.approx(39.5, abs=0.3)
+    assert 20.2 < shapely.bounds(wall)[1] < 20.8
+    places = set(map(tuple, shapely.get_coordinates(wall).tolist()))
+    assert len(places) == 2
+    for shape in found.geometry:
+        assert places <= set(map(tuple, shapely.get_coordinates(shape).tolist()))
 
 
 def test_parts_of_several_polygons_are_left_alone() -> None:

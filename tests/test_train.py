@@ -116,6 +116,23 @@ class TestConfigs:
             assert coco.model.start == "coco"
         assert load_config("camvid").data.size == (360, 480)
 
+    def test_nothing_is_done_that_was_not_asked_for(self) -> None:
+        least = {
+            "name": "x",
+            "data": {"reader": "rooftop-tiles", "size": [64, 64]},
+            "model": {"architecture": "Unet", "encoder": "resnet18"},
+            "loss": {"dice": 1.0},
+            "optimizer": {"name": "Adam", "lr": 1e-3},
+            "epochs": 1,
+            "batch": 2,
+        }
+        plainest = parse_config(least, "x")
+        for name, value in (
+            ("ema", 0), ("warmup", 0), ("accumulate", 1), ("clip", 0), ("encoder_rate", 1), ("patience", 0),
+            ("scheduler", None), ("class_weights", None), ("tensorboard", False), ("precision", "auto"),
+        ):  # fmt: skip
+            assert getattr(plainest, name) == value, name
+
     @pytest.mark.parametrize("name", sorted(bundled_configs()))
     def test_what_a_run_folder_holds_reads_back(self, name: str) -> None:
         config = load_config(name)
