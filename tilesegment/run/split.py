@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 
 from tilesegment.grid import Grid, Window
 from tilesegment.run.saved import SavedPixels
@@ -46,16 +47,20 @@ class Splitting:
 
         A region is looked at as a whole, so that blocks have no influence.
         """
-        none = self._with_states(Features.none())
-        waiting = replace(none, plain=none.geometry, regular=none.geometry, group=none.first)
+        waiting = self._whole(Features.none())
         for features in joined:
             if not len(features):
                 continue
-            found = in_threads(
-                lambda k, whole=features: self._parts(whole[k : k + 1]),  # type: ignore[misc]
-                range(len(features)),
+            metric = pixel_metric(features.geometry, self.grid)
+            large = self._can_be_several(features, metric)
+            parts = in_threads(
+                lambda k, whole=features, metric=metric: self._parts(whole[k : k + 1], metric[k]),  # type: ignore[misc]
+                large.tolist(),
             )
-            waiting = Features.concatenate([waiting, *found])
+            stays = np.ones(len(features), np.bool_)
+            stays[large] = [part is None for part in parts]
+            kept = self._whole(features[stays])
+            waiting = Features.concatenate([waiting, kept, *(part for part in parts if part is not None)])
             waiting = waiting[np.argsort(waiting.first, kind="stable")]
             # Regions that are yet to come, and their parts, begin behind the last of these regions; a part
             # of these may begin behind regions that are yet to come.
@@ -64,37 +69,39 @@ class Splitting:
             waiting = waiting[ready:]
         yield waiting
 
-    def _parts(self, feature: Features) -> Features:
-        """The parts of one region, or itself."""
-        none = np.array([None], object)
-        whole = self._with_states(replace(feature, plain=none, regular=none, group=feature.first))
+    def _can_be_several(self, features: Features, metric: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The numbers of regions that are large enough, and not too large."""
+        area = features.pixels * np.abs(np.linalg.det(metric))
+        left, top, right, bottom = shapely.bounds(features.geometry).T
+        around = (right - left) * (bottom - top)
+        return np.flatnonzero((area >= 2 * _LEAST_AREA) & (around <= _MOST_PIXELS))
+
+    def _parts(self, feature: Features, metric: NDArray[np.float64]) -> Features | None:
+        """The parts of one region, None where it is one building."""
         left, top, right, bottom = (int(v) for v in shapely.bounds(feature.geometry)[0])
         window = Window(top, left, bottom - top, right - left)
-        metric = pixel_metric(feature.geometry, self.grid)
-        along_col, along_row = np.linalg.norm(metric[0], axis=0).tolist()
-        if feature.pixels[0] * along_col * along_row < 2 * _LEAST_AREA or window.area > _MOST_PIXELS:
-            return whole
         probability, contact = self.saved.window(window)
         if not (self.by_depth or may_touch(contact)):
-            return whole
+            return None
         mask = (probability >= self.least) & (probability <= 254)
         row, col = divmod(int(feature.first[0]), self.grid.width)
         region = component(mask, row - top, col - left)
+        along_col, along_row = np.linalg.norm(metric, axis=0).tolist()
         how = split_by_depth if self.by_depth else split
         parts = how(Planes(region, probability, contact), (along_row, along_col))
         if parts is None:
-            return whole
+            return None
         fragments = trace(parts, probability, window, self.grid.width, 0)
         count = len(fragments)
         outlines = fragments.outlines
         noded = outlines.with_vertices(outlines.coords, outlines.coords)
         exact = canonical(noded.geometries(), keep_vertices=True)
-        metrics = np.repeat(metric, count, axis=0)
+        metrics = np.repeat(metric[None], count, axis=0)
         exact = fill_holes(exact, (self.settings.fill_holes, self.settings.min_area), metrics)
         value, group = np.full(count, feature.value[0]), np.full(count, feature.first[0])
         found = Features(exact, value, fragments.pixels, fragments.total, fragments.first)
         found = self._with_states(replace(found, plain=exact, regular=exact, group=group))
-        together = Row.of(exact, metric[0], self.settings.simplify)
+        together = Row.of(exact, metric, self.settings.simplify)
         if together is None:
             return found
         plain = together.simplified()
@@ -104,6 +111,10 @@ class Splitting:
         return replace(
             found, plain=plain, regular=drawn.geometry, state=drawn.state, deviation=drawn.deviation
         )
+
+    def _whole(self, features: Features) -> Features:
+        none = np.full(len(features), None)
+        return self._with_states(replace(features, plain=none, regular=none, group=features.first))
 
     def _with_states(self, features: Features) -> Features:
         if self.rules is None:
