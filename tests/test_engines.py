@@ -235,7 +235,7 @@ class TestChoice:
             (("tensorrt", "auto", "auto"), "--engine 'tensorrt': use one of auto, torch"),
             (("torch", "cpu", "fp8"), "--precision 'fp8'"),
             (("openvino", "cuda", "auto"), "needs --engine torch"),
-            (("openvino", "cpu", "fp16"), "fp32 or bf16, not in fp16"),
+            (("openvino", "cpu", "fp16"), "fp32 or bf16 or int8, not in fp16"),
         ],
     )
     def test_what_is_not_to_be_had(self, asked: tuple[str, str, str], words: str) -> None:

@@ -46,7 +46,8 @@ ONLY = {
     "matplotlib": {"train/plots.py"},
     "scipy": {"datasets/buildings.py", "evaluate/", "vector/instances.py"},
     "pycocotools": {"datasets/coco.py"},
-    "openvino": {"model/export.py", "model/engines/openvino.py"},
+    "openvino": {"model/export.py", "model/quantize.py", "model/engines/openvino.py"},
+    "nncf": {"model/quantize.py"},
     "segmentation_models_pytorch": {"model/build.py", "train/losses.py"},
     "torchvision": {"model/build.py"},
 }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         open_scene,
         plan,
         predict,
+        quantize,
         train_model,
         vectorize,
     )
@@ -28,6 +29,7 @@ __all__ = [
     "open_scene",
     "plan",
     "predict",
+    "quantize",
     "train_model",
     "vectorize",
 ]

@@ -246,7 +246,7 @@ RUNNING = together(
         help="auto: torch on a GPU, OpenVINO on a CPU.",
     ),
     option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps."),
-    option("--precision", default="auto", show_default=True, help="auto, fp32, bf16 or fp16."),
+    option("--precision", default="auto", show_default=True, help="auto, fp32, bf16, fp16 or int8."),
     option("--workers", type=int, help="Start this many Dask worker processes."),
     option("--scheduler", help="Join a Dask scheduler: tcp://host:8786."),
     option(

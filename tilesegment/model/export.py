@@ -15,18 +15,19 @@ from pathlib import Path
 
 from tilesegment.errors import ModelError
 from tilesegment.model.cache import cached
-from tilesegment.model.store import BUNDLED_FOLDER, ModelFile, find_model
+from tilesegment.model.store import BUNDLED_FOLDER, ModelFile, find_model, read_int8
 
 # Counts up when the way of exporting changes.
 _FORMAT = 1
-_SUFFIXES = {"openvino": ".xml", "onnx": ".onnx"}
+_SUFFIXES = {"openvino": ".xml", "openvino-int8": "-int8.xml", "onnx": ".onnx"}
 _log = logging.getLogger("tilesegment")
 
 
 def graph_file(model: ModelFile, kind: str, tile: tuple[int, int]) -> Path:
     """The graph of a model, from normalised tiles (n, bands, rows, columns) to logits. `kind` is
-    `openvino`, whose graphs take tiles of any size, or `onnx`, made for `tile` (rows, columns, multiples
-    of 32) and n = 1. Made here where it does not exist yet, which takes up to a minute.
+    `openvino`, whose graphs take tiles of any size, `openvino-int8`, which lies in the model's own file, or
+    `onnx`, made for `tile` (rows, columns, multiples of 32) and n = 1. Made here where it does not exist
+    yet, which takes up to a minute.
 
     Raises ModelError where the network cannot be converted.
     """
@@ -36,6 +37,13 @@ def graph_file(model: ModelFile, kind: str, tile: tuple[int, int]) -> Path:
         return shipped
 
     def make(path: Path) -> None:
+        if kind == "openvino-int8":
+            graph = read_int8(model)
+            if graph is None:
+                raise ModelError(f"{model.name}: has no graph in int8")
+            path.write_bytes(graph.xml)
+            path.with_suffix(".bin").write_bytes(graph.weights)
+            return
         if importlib.util.find_spec("torch") is None:
             raise ModelError(
                 f"{model.name}: converting it for {kind} takes PyTorch; pip install 'tilesegment[torch]'"
@@ -59,7 +67,7 @@ def export_graph(model: ModelFile, kind: str, tile: tuple[int, int], path: Path)
 
 def graph_name(model: ModelFile, kind: str, tile: tuple[int, int]) -> str:
     """The file name of a model's graph."""
-    size = "" if kind == "openvino" else f"-{tile[0]}x{tile[1]}"
+    size = f"-{tile[0]}x{tile[1]}" if kind == "onnx" else ""
     return f"{model.sha256[:16]}-{_FORMAT}{size}{_SUFFIXES[kind]}"
 
 
@@ -89,10 +97,11 @@ def _convert(source: str, kind: str, target: str, rows: str, cols: str) -> None:
 
     graph = openvino.convert_model(network, example_input=example)
     # Half precision where the file's own weights are in it already: nothing is lost.
-    openvino.save_model(graph, target, compress_to_fp16=_all_half(model))
+    openvino.save_model(graph, target, compress_to_fp16=all_half(model))
 
 
-def _all_half(model: ModelFile) -> bool:
+def all_half(model: ModelFile) -> bool:
+    """Whether all weights of a file are in half precision."""
     from tilesegment.model.store import read_weights
 
     return all(str(array.dtype) == "float16" for array in read_weights(model).values())

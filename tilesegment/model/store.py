@@ -27,13 +27,16 @@ BUNDLED_FOLDER = Path(__file__).parent / "weights"
 # What a training run calls its best weights.
 RUN_BEST = "best.safetensors"
 _CARD_KEY = "tilesegment_card"
+# Arrays of bytes, beside the weights.
+_INT8 = ("openvino_int8.xml", "openvino_int8.bin")
 
 
 @dataclass(frozen=True)
 class ModelFile:
     """A model found on disk: its weights, what identifies them, and its card.
 
-    name: as the user gave it; path: the safetensors file; bytes: of its weights as float32.
+    name: as the user gave it; path: the safetensors file; bytes: of its weights as float32; quantized:
+    whether a graph in int8 lies in it too.
     """
 
     name: str
@@ -41,11 +44,20 @@ class ModelFile:
     sha256: str
     bytes: int
     card: Card
+    quantized: bool = False
 
     @property
     def bundled(self) -> bool:
         """Whether it is part of the package."""
         return Path(self.path).parent == BUNDLED_FOLDER
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network as OpenVINO writes it: two files' content."""
+
+    xml: bytes
+    weights: bytes
 
 
 def bundled_models() -> list[str]:
@@ -75,13 +87,20 @@ def find_model(name: str) -> ModelFile:
     )
 
 
-def save_model(path: str | Path, weights: Mapping[str, NDArray[Any]], card: Card) -> None:
-    """Write weights (names to arrays, any float dtype) and card as one safetensors file."""
+def save_model(
+    path: str | Path, weights: Mapping[str, NDArray[Any]], card: Card, int8: Graph | None = None
+) -> None:
+    """Write weights (names to arrays, any float dtype) and card, and a graph in int8, as one safetensors
+    file."""
     from safetensors.numpy import save_file
 
     metadata = {_CARD_KEY: card.to_json(), "format": "pt"}
+    arrays = dict(weights)
+    if int8 is not None:
+        for key, content in zip(_INT8, (int8.xml, int8.weights), strict=True):
+            arrays[key] = np.frombuffer(content, np.uint8)
     with usual_mode(Path(path)):
-        save_file(dict(weights), str(path), metadata=metadata)
+        save_file(arrays, str(path), metadata=metadata)
 
 
 @contextmanager
@@ -99,6 +118,18 @@ def read_weights(model: ModelFile) -> dict[str, NDArray[Any]]:
 
     Raises ModelError where the file is not the one that was found (another content) or is damaged.
     """
+    return {name: array for name, array in _read_all(model).items() if name not in _INT8}
+
+
+def read_int8(model: ModelFile) -> Graph | None:
+    """The graph in int8 of a model that has one. Raises ModelError as `read_weights`."""
+    if not model.quantized:
+        return None
+    arrays = _read_all(model)
+    return Graph(*(arrays[key].tobytes() for key in _INT8))
+
+
+def _read_all(model: ModelFile) -> dict[str, NDArray[Any]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -162,8 +193,10 @@ def _card_of_folder(path: Path, settings: dict[str, Any]) -> Card:
 
 
 def _model_file(name: str, path: Path, header: dict[str, Any], card: Card) -> ModelFile:
-    sizes = [int(np.prod(entry["shape"])) for key, entry in header.items() if key != "__metadata__"]
-    return ModelFile(name, str(path.resolve()), _sha256(str(path)), 4 * sum(sizes), card)
+    others = {"__metadata__", *_INT8}
+    sizes = [int(np.prod(entry["shape"])) for key, entry in header.items() if key not in others]
+    quantized = all(key in header for key in _INT8)
+    return ModelFile(name, str(path.resolve()), _sha256(str(path)), 4 * sum(sizes), card, quantized)
 
 
 def _read_header(path: Path) -> dict[str, Any]:

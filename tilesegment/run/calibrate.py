@@ -11,7 +11,7 @@ from tilesegment.evaluate.calibrate import calibrate
 from tilesegment.model.card import Card
 from tilesegment.model.engines import Setup, load_engine
 from tilesegment.model.engines.choose import choose_engine
-from tilesegment.model.store import ModelFile, find_model, read_weights, save_model
+from tilesegment.model.store import ModelFile, find_model, read_int8, read_weights, save_model
 from tilesegment.raster.source import gdal_environment, open_scene
 from tilesegment.raster.values import value_range
 from tilesegment.run.files import discard, publish, writing
@@ -25,7 +25,7 @@ def calibrate_model(
     model = find_model(name)
     target = model_target(model, output, overwrite)
     card = model.card
-    choice = choose_engine("auto", "auto", "auto")
+    choice = choose_engine("auto", "auto", "auto", model.quantized)
     with gdal_environment(), open_scene(source, bands=len(card.bands), gsd=card.gsd) as scene:
         values = value_range(scene, None, card.dtype, card.value_range)
         setup = Setup(
@@ -76,7 +76,7 @@ def save_card(model: ModelFile, card: Card, target: Path) -> None:
     """Write a model's weights under another card, all or nothing."""
     try:
         with writing(target) as temporary:
-            save_model(temporary, read_weights(model), card)
+            save_model(temporary, read_weights(model), card, read_int8(model))
         publish(target)
     except BaseException:
         discard(target)

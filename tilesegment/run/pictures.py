@@ -69,7 +69,7 @@ class ModelRunner:
     dtype: str
 
     def __post_init__(self) -> None:
-        card, self._choice = self.model.card, choose_engine("auto", "auto", "auto")
+        card, self._choice = self.model.card, choose_engine("auto", "auto", "auto", self.model.quantized)
         bands = len(card.bands)
         self._low, self._high = (card.value_range[0],) * bands, (card.value_range[1],) * bands
         self._tracing = TraceSettings(card.threshold, card.foreground, trace=False)

@@ -96,7 +96,7 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
         tracing = _tracing(card, settings, measures, scene.grid, trace)
         warnings = [*_scene_warnings(scene, settings, card), *notes]
         budget = settings.max_memory or _default_budget(settings.workers or 1)
-        engine = choose_engine(settings.engine, settings.device, settings.precision)
+        engine = choose_engine(settings.engine, settings.device, settings.precision, model.quantized)
         contact = trace and _splits(settings, card)
         load, lanes = _load(scene, model, plan, settings, budget, engine, contact)
         job = Job(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tilesegment.errors import SettingsError
 
 ENGINES = ("auto", "torch", "openvino", "onnx")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 _log = logging.getLogger("tilesegment")
 _PACKAGES = {"torch": "torch", "openvino": "openvino", "onnx": "onnxruntime"}
 
@@ -32,12 +32,12 @@ class EngineChoice:
         return f"{package} {importlib.metadata.version(package)}"
 
 
-def choose_engine(engine: str, device: str, precision: str) -> EngineChoice:
-    """The engine for what was asked.
+def choose_engine(engine: str, device: str, precision: str, quantized: bool = False) -> EngineChoice:
+    """The engine for what was asked. quantized: the model has a graph in int8.
 
     `auto` takes torch where there is a GPU or one is named, else OpenVINO; of the two, where nothing is
     said, the one that is installed (torch is an extra, and OpenVINO has no wheels for some platforms). On a
-    CPU, bf16 is taken where it is native.
+    CPU, int8 is taken where model and CPU have it, else bf16 where it is native.
 
     Raises SettingsError where what was asked is not to be had.
     """
@@ -55,14 +55,17 @@ def choose_engine(engine: str, device: str, precision: str) -> EngineChoice:
         raise SettingsError(
             f"--engine {engine} runs on the CPU here; --device {device} needs --engine torch"
         )
-    known = {"onnx": ("auto", "fp32"), "openvino": ("auto", "fp32", "bf16")}[engine]
+    known = {"onnx": ("auto", "fp32"), "openvino": ("auto", "fp32", "bf16", "int8")}[engine]
     if precision not in known:
         raise SettingsError(f"--engine {engine} computes in {' or '.join(known[1:])}, not in {precision}")
     if engine == "openvino":
-        from tilesegment.model.engines.openvino import native_bf16
+        from tilesegment.model.engines.openvino import native_bf16, native_int8
 
         if precision == "auto":
-            precision = "bf16" if native_bf16() else "fp32"
+            fastest = "bf16" if native_bf16() else "fp32"
+            precision = "int8" if quantized and native_int8() else fastest
+        elif precision == "int8" and not quantized:
+            raise SettingsError("--precision int8: the model has no graph in it; make one with quantize")
         elif precision == "bf16" and not native_bf16():
             raise SettingsError("--precision bf16: this CPU computes it by emulation only; use fp32")
     return EngineChoice(engine, "cpu", "fp32" if precision == "auto" else precision)

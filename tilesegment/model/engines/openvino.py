@@ -20,7 +20,8 @@ from tilesegment.model.preprocess import padded_tile
 from tilesegment.model.store import ModelFile
 from tilesegment.tiling.blend import FINE_MAX, Blender, Strip
 
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
+# What is not in int8 in a quantised graph is computed as in fp32, on every CPU.
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 # Requests beyond the streams' own, so that none waits for Python.
 _SPARE = 3
 # Types of raw values that the graph reads as they are; others are converted before.
@@ -32,6 +33,11 @@ def native_bf16() -> bool:
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+def native_int8() -> bool:
+    """Whether the CPU multiplies int8 faster than floats."""
+    return "INT8" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 class OpenVinoPredictor:
     """A network on the CPU: `setup.lanes` streams of one thread each, fed asynchronously."""
 
@@ -41,7 +47,8 @@ class OpenVinoPredictor:
         self._contact = setup.contact
         self.name = f"openvino {ov.__version__.split('-')[0]} cpu {setup.precision}"
         core = ov.Core()
-        network = core.read_model(graph_file(model, "openvino", padded_tile(setup.tile)))
+        kind = "openvino-int8" if setup.precision == "int8" else "openvino"
+        network = core.read_model(graph_file(model, kind, padded_tile(setup.tile)))
         self._dtype = np.dtype(setup.dtype if setup.dtype in _NATIVE else "float32")
         graph = _with_ends(network, model.card, self.batch, self._dtype, setup)
         self._compiled = core.compile_model(
