@@ -49,7 +49,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory):
         yield
 
 
-@pytest.fixture(scope="module", params=[(1, False), (2, False), (2, True), (4, False), (4, True)])
+@pytest.fixture(scope="module", params=[(1, False), (2, True), (4, True)])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelFile:
     """Networks of one, two and four classes, plain ones, and with a contact channel and a temperature."""
     torch.manual_seed(0)

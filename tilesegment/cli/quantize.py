@@ -26,7 +26,7 @@ from tilesegment.cli import logs, options
     help="Model file to write; without it MODEL itself is changed.",
 )
 @options.option("--tiles", type=click.IntRange(3), default=96, show_default=True, help="Tiles to look at.")
-@options.option("--data", help="Labelled data set to judge by.")
+@options.option("--data", envvar=None, help="Labelled data set to judge by.")
 @options.option("--as", "kind", help="What the data set is: a configuration or a reader.")
 @options.option("--split", default="val", show_default=True, help="train, val or test.")
 @options.OVERWRITE
