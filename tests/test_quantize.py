@@ -19,7 +19,7 @@ from tests.test_engines import small_card
 from tilesegment.errors import InputError, ModelError, OutputError, SettingsError
 from tilesegment.model import quantize as room
 from tilesegment.model.build import build_network, load_network
-from tilesegment.model.engines import openvino
+from tilesegment.model.engines import choose, openvino
 from tilesegment.model.engines.choose import choose_engine
 from tilesegment.model.store import Graph, find_model, read_int8, read_weights, save_model
 from tilesegment.run import quantize as story
@@ -128,25 +128,59 @@ class TestMade:
         path = layouts.save_tif(folder / "half.tif", picture, crs="EPSG:32645")
         asked = []
 
-        def classes(predictor: Any, tiles: np.ndarray, model: Any) -> np.ndarray:
-            asked.append(len(tiles))
-            return np.asarray(tiles[:, 0] > 0, np.int64)
+        def classes(predictor: Any, tile: np.ndarray, model: Any) -> np.ndarray:
+            asked.append(tile.shape)
+            return np.asarray(tile[0] > 0, np.int64)
 
         monkeypatch.setattr(story, "_classes", classes)
-        tiles = story._drawn(find_model(str(plain)), str(path), 8)
-        assert asked == [24]
-        assert tiles.values.shape == (8, 3, 64, 64)
-        assert ((tiles.values > 0).mean(axis=(1, 2, 3)) > 0).sum() >= 4
+        tiles = story._drawn(find_model(str(plain)), str(path), 6)
+        assert set(asked) == {(3, 64, 64)}
+        assert 12 < len(asked) <= 18
+        assert tiles.values.shape == (6, 3, 64, 64)
+        assert ((tiles.values > 0).mean(axis=(1, 2, 3)) > 0).sum() >= 3
 
     def test_what_changes_too_much_is_not_written(self, made, plain, scene, folder, monkeypatch) -> None:
         monkeypatch.setattr(story, "quantized_graph", lambda *_: read_int8(find_model(str(made[0]))))
         monkeypatch.setattr(story, "_KEPT", (0,))
-        monkeypatch.setattr(story, "_judged", lambda *_: {"alike": 0.9})
+        monkeypatch.setattr(story, "_judged", lambda *_: {"alike": 0.9, "seen": 5})
         path = folder / "never.safetensors"
         words = r"in int8 its masks have an IoU of 0\.9000 with those in floats, less than 0\.98; nothing"
         with pytest.raises(ModelError, match=words):
             tilesegment.quantize(str(plain), [scene], output=path, tiles=3)
         assert list(folder.glob("*never*")) == []
+
+    def test_a_full_disk_leaves_nothing(self, made, plain, scene, folder, monkeypatch) -> None:
+        monkeypatch.setattr(story, "quantized_graph", lambda *_: read_int8(find_model(str(made[0]))))
+
+        def full(path: Path, *_: Any) -> None:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(story, "save_model", full)
+        before = set(folder.iterdir())
+        with pytest.raises(OutputError, match=r"full\.safetensors: cannot be written \(No space left"):
+            tilesegment.quantize(str(plain), [scene], output=folder / "full.safetensors", tiles=3)
+        assert set(folder.iterdir()) == before
+
+    def test_where_nothing_is_seen_nothing_is_judged(self, made, plain, scene, folder, monkeypatch) -> None:
+        monkeypatch.setattr(story, "quantized_graph", lambda *_: read_int8(find_model(str(made[0]))))
+        monkeypatch.setattr(story, "_judged", lambda *_: {"alike": 1.0, "seen": 0})
+        with pytest.raises(InputError, match="nothing of any class is found in the tiles"):
+            tilesegment.quantize(str(plain), [scene], output=folder / "x.safetensors", tiles=3)
+
+    def test_labels_judge_floats_against_int8(self, made, folder: Path, monkeypatch) -> None:
+        asked = []
+
+        def evaluated(path: str, reader: Any, data: str, split: str, *, engine: Any) -> tuple:
+            asked.append((engine.engine, engine.precision))
+            return {"pixels": {"iou": None if len(asked) > 2 else 0.5}}, None
+
+        monkeypatch.setattr(story, "evaluate_model", evaluated)
+        labels = story.Labels(None, "set", "val")  # type: ignore[arg-type]
+        assert [story._iou("m", labels, precision) for precision in ("fp32", "int8")] == [0.5, 0.5]
+        assert asked == [("openvino", "fp32"), ("openvino", "int8")]
+        with pytest.raises(InputError, match="set: no pixel of any class in the val split"):
+            story._iou("m", labels, "int8")
 
     @pytest.mark.parametrize(("after", "passes"), [(0.6951, True), (0.6949, False)])
     def test_labels_have_the_last_word(
@@ -157,7 +191,7 @@ class TestMade:
         figures = iter([0.7, after])
         monkeypatch.setattr(story, "_SECONDS", 0.01)
         monkeypatch.setattr(story, "_KEPT", (0,))
-        monkeypatch.setattr(story, "_iou", lambda path, labels: next(figures))
+        monkeypatch.setattr(story, "_iou", lambda path, labels, precision: next(figures))
         path = folder / f"judged{after}.safetensors"
         given = {"output": path, "tiles": 3, "data": root, "kind": "rooftop-tiles"}
         if passes:
@@ -177,29 +211,34 @@ class TestMade:
         assert run("quantize", made[0]).returncode == 2
 
 
-def test_alike_is_the_iou_of_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alike_is_the_iou_of_masks_of_judges(monkeypatch: pytest.MonkeyPatch) -> None:
     masks = {
-        "fp32": np.array([[[1, 1, 0, 0]], [[2, 0, 0, 0]]]),
-        "int8": np.array([[[1, 0, 0, 1]], [[1, 0, 0, 0]]]),
+        "fp32": [np.array([[1, 1, 0, 0]]), np.array([[2, 0, 0, 0]])],
+        "int8": [np.array([[1, 0, 0, 1]]), np.array([[1, 0, 0, 0]])],
     }
     monkeypatch.setattr(story, "_predictor", lambda model, tiles, precision: precision)
-    monkeypatch.setattr(story, "_classes", lambda predictor, tiles, model: masks[predictor])
+    monkeypatch.setattr(
+        story, "_classes", lambda predictor, tile, model: masks[predictor][int(tile[0, 0, 0])]
+    )
     monkeypatch.setattr(story, "_rate", lambda predictor, tile: 3.0 if predictor == "int8" else 1.0)
-    tiles = story._Tiles(np.zeros((4, 3, 1, 4)), (0,), (1,))
+    values = np.array([0, 9, 9, 1]).reshape(4, 1, 1, 1)
+    tiles = story._Tiles(values, (0,), (1,), np.array([True, False, False, True]))
     found = story._judged(None, None, [tiles])  # type: ignore[arg-type]
     # One pixel of four is the same class on both.
     assert found == {
         "alike": 0.25,
+        "seen": 4,
         "megapixels_per_second_fp32": 1.0,
         "megapixels_per_second_int8": 3.0,
     }
 
 
-def test_those_that_judge_give_no_ranges() -> None:
-    tiles = np.arange(10)
-    assert set(story._judges(tiles)) & set(story._without_judges(tiles)) == set()
-    assert set(story._judges(tiles)) | set(story._without_judges(tiles)) == set(tiles)
-    assert len(story._judges(tiles)) == 4
+def test_every_third_tile_of_all_judges() -> None:
+    parts = [story._Tiles(np.zeros((n, 1, 2, 2)), (0,), (1,), np.zeros(n, bool)) for n in (1, 1, 5)]
+    apart = story._set_apart(parts)
+    assert [part.judges.tolist() for part in apart] == [[True], [False], [False, True, False, False, True]]
+    with pytest.raises(InputError, match="room for 2 tiles side by side; at least 3"):
+        story._set_apart(parts[:2])
 
 
 class TestWrong:
@@ -215,6 +254,8 @@ class TestWrong:
             tilesegment.quantize(str(plain), [small], **given)
         with pytest.raises(SettingsError, match="data and as need each other"):
             tilesegment.quantize(str(plain), [scene], data=folder, **given)
+        with pytest.raises(SettingsError, match="tiles 2 is less than 3"):
+            tilesegment.quantize(str(plain), [scene], output=folder / "x.safetensors", tiles=2)
         with pytest.raises(SettingsError, match="name at least one scene"):
             tilesegment.quantize(str(plain), [], **given)
         with pytest.raises(OutputError, match="exists already"):
@@ -233,12 +274,16 @@ def test_int8_is_taken_where_model_and_cpu_have_it(monkeypatch: pytest.MonkeyPat
     for native, quantized, expected in (
         (True, True, "int8"), (True, False, "bf16"), (False, True, "bf16"), (False, False, "bf16"),
     ):  # fmt: skip
-        monkeypatch.setattr(openvino, "native_int8", lambda native=native: native)
+        monkeypatch.setattr(openvino, "fast_int8", lambda native=native: native)
         assert choose_engine("openvino", "cpu", "auto", quantized).precision == expected
     assert choose_engine("openvino", "cpu", "fp32", True).precision == "fp32"
     assert choose_engine("auto", "cpu", "int8", True).engine == "openvino"
     with pytest.raises(SettingsError, match="onnx computes in fp32, not in int8"):
         choose_engine("onnx", "cpu", "int8", True)
+    with pytest.raises(SettingsError, match="int8 is for OpenVINO on the CPU"):
+        choose_engine("torch", "auto", "int8", True)
+    monkeypatch.setattr(choose, "_gpu_count", lambda: 1)
+    assert choose_engine("auto", "auto", "int8", True).engine == "openvino"
 
 
 def test_the_graph_lies_beside_the_weights(tmp_path: Path) -> None:

@@ -179,10 +179,15 @@ class TestRuns:
         frame = predicted(scene, tmp_path / "b.gpkg", str(path), split="depth", regularize="right")
         assert len(frame) == 2
         assert shapely.coverage_is_valid(frame.geometry.to_numpy())
+        # Without a CRS the model's pixel size says how wide three metres are.
+        flat = tmp_path / "flat.tif"
+        with rasterio.open(flat, "w", **{**profile, "crs": None, "transform": None}) as dataset:
+            dataset.write(roof)
+        assert len(predicted(flat, tmp_path / "f.gpkg", str(path), split="depth")) == 2
         with pytest.raises(SettingsError, match=r"split depth and .*connectivity 8 exclude each other"):
             predicted(scene, tmp_path / "c.gpkg", str(path), split="depth", connectivity=8)
         save_model(path, {"w": np.zeros(3, np.float32)}, fake_card(3))
-        with pytest.raises(SettingsError, match="split depth is for one class; there are 2"):
+        with pytest.raises(SettingsError, match="depth is for models of one class besides the background"):
             predicted(scene, tmp_path / "c.gpkg", str(path), split="depth")
 
     def test_outlines_before_as_a_second_layer(self, scene: Path, model: str, tmp_path: Path) -> None:
@@ -195,6 +200,9 @@ class TestRuns:
         assert raw.geometry.to_wkt().tolist() == plain.geometry.to_wkt().tolist()
         assert raw.geometry.to_wkt().tolist() != frame.geometry.to_wkt().tolist()
         assert tilesegment.evaluate_scene(out, out)["objects"]["f1"] == 1
+        named = {"regularize": "right", "keep_raw": True, "lco": {"IDENTIFIER": "town"}}
+        predicted(scene, tmp_path / "named.gpkg", model, **named)
+        assert len(geopandas.list_layers(tmp_path / "named.gpkg")) == 3
         for name, settings, words in (
             ("c.fgb", {"regularize": "right"}, "keep_raw writes a second layer, which .fgb has no place"),
             ("c.gpkg", {}, "keep_raw: no outline is changed; give regularize right"),

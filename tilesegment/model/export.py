@@ -58,7 +58,7 @@ def export_graph(model: ModelFile, kind: str, tile: tuple[int, int], path: Path)
     """Write the graph of a model to `path`, and its weights beside it where the format keeps them apart.
     Raises ModelError where it cannot be converted."""
     sizes = map(str, tile)
-    command = [sys.executable, "-m", "tilesegment.model.export", model.path, kind, str(path), *sizes]
+    command = [sys.executable, "-m", "tilesegment.model.export", model.source, kind, str(path), *sizes]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         words = done.stderr.strip().splitlines() or ["no message"]

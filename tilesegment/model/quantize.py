@@ -31,7 +31,7 @@ def quantized_graph(model: ModelFile, tiles: NDArray[np.float32], kept: int) -> 
     with tempfile.TemporaryDirectory(prefix="tilesegment-") as folder:
         source, target = Path(folder) / "tiles.npy", Path(folder) / "graph.xml"
         np.save(source, tiles)
-        given = (model.path, str(source), str(target), str(kept))
+        given = (model.source, str(source), str(target), str(kept))
         command = [sys.executable, "-m", "tilesegment.model.quantize", *given]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:

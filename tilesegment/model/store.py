@@ -47,6 +47,13 @@ class ModelFile:
     quantized: bool = False
 
     @property
+    def source(self) -> str:
+        """What another process finds it by: a folder's weights have no card of their own."""
+        path = Path(self.path)
+        of_folder = path.name == "model.safetensors" and (path.parent / "config.json").is_file()
+        return str(path.parent) if of_folder else self.path
+
+    @property
     def bundled(self) -> bool:
         """Whether it is part of the package."""
         return Path(self.path).parent == BUNDLED_FOLDER

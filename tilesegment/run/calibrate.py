@@ -26,7 +26,10 @@ def calibrate_model(
     target = model_target(model, output, overwrite)
     card = model.card
     choice = choose_engine("auto", "auto", "auto", model.quantized)
-    with gdal_environment(), open_scene(source, bands=len(card.bands), gsd=card.gsd) as scene:
+    with (
+        gdal_environment(),
+        open_scene(source, bands=len(card.bands), gsd=card.gsd, size=card.image_size) as scene,
+    ):
         values = value_range(scene, None, card.dtype, card.value_range)
         setup = Setup(
             tile=card.tile,

@@ -24,6 +24,7 @@ from tilesegment.evaluate.pixels import Confusion
 from tilesegment.evaluate.summary import pixel_intervals, pixel_summary, reliability_of_pixels
 from tilesegment.grid import Window
 from tilesegment.model.card import Card, ModelClass
+from tilesegment.model.engines.choose import EngineChoice
 from tilesegment.model.store import ModelFile, find_model
 from tilesegment.raster.picture import nearest, resampled
 from tilesegment.report.panels import coloured, laid_over, picture_of, sheet_of
@@ -46,9 +47,11 @@ def evaluate_model(
     data: str,
     split: str,
     *,
+    engine: EngineChoice | None = None,
     progress: Progress = lambda done, total: None,
 ) -> tuple[dict[str, Any], Image.Image]:
-    """Figures of a model on a split, and panels of some of its pictures.
+    """Figures of a model on a split, and panels of some of its pictures. engine: None for the one that
+    `predict` takes.
 
     Raises ModelError where the model's classes are not the data set's, InputError for an empty split.
     """
@@ -64,7 +67,7 @@ def evaluate_model(
     for index in range(len(pictures)):
         sample = reader.read(split, index, None)
         seen = at_card_size(sample, card)
-        runner = runner or ModelRunner(model, str(seen.values.dtype))
+        runner = runner or ModelRunner(model, str(seen.values.dtype), engine)
         classes, probability = (nearest(part, sample.label.shape) for part in runner.predict(seen))
         known = (sample.label != IGNORE) & sample.valid & (classes != NODATA)
         matrices.append(_counted(sample.label[known], classes[known], len(names)))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tilesegment.datasets.sample import Sample
 from tilesegment.grid import Window
 from tilesegment.model.engines import Predictor, Setup, load_engine
-from tilesegment.model.engines.choose import choose_engine
+from tilesegment.model.engines.choose import EngineChoice, choose_engine
 from tilesegment.model.store import ModelFile
 from tilesegment.raster.source import Pixels, SceneSpec
 from tilesegment.run.block import predict_rows
@@ -63,13 +63,16 @@ class _Collected:
 
 @dataclass
 class ModelRunner:
-    """A model, loaded once, that predicts pictures in memory by tiles and blending."""
+    """A model, loaded once, that predicts pictures in memory by tiles and blending. engine: None for the
+    one that `predict` takes."""
 
     model: ModelFile
     dtype: str
+    engine: EngineChoice | None = None
 
     def __post_init__(self) -> None:
-        card, self._choice = self.model.card, choose_engine("auto", "auto", "auto", self.model.quantized)
+        card = self.model.card
+        self._choice = self.engine or choose_engine("auto", "auto", "auto", self.model.quantized)
         bands = len(card.bands)
         self._low, self._high = (card.value_range[0],) * bands, (card.value_range[1],) * bands
         self._tracing = TraceSettings(card.threshold, card.foreground, trace=False)

@@ -146,7 +146,8 @@ def _splitting(
     job, by_depth = prepared.job, settings.split == "depth"
     if not (job.contact or by_depth):
         return None
-    return Splitting(saved, prepared.grid, prepared.measures, job.tracing.least, rules, by_depth)
+    unit = 1.0 if prepared.grid.crs is not None else job.model.card.gsd or 1.0
+    return Splitting(saved, prepared.grid, prepared.measures, job.tracing.least, rules, by_depth, unit)
 
 
 def _layer(prepared: Prepared, settings: PredictSettings, path: Path, marks: dict[str, str]) -> Layer:

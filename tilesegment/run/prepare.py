@@ -97,7 +97,7 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
         warnings = [*_scene_warnings(scene, settings, card), *notes]
         budget = settings.max_memory or _default_budget(settings.workers or 1)
         engine = choose_engine(settings.engine, settings.device, settings.precision, model.quantized)
-        contact = trace and _splits(settings, card)
+        contact = trace and _splits(settings, card, scene.grid.crs is not None)
         load, lanes = _load(scene, model, plan, settings, budget, engine, contact)
         job = Job(
             scene.spec,
@@ -175,11 +175,13 @@ def _drawn(vector: VectorSettings, card: Card) -> VectorSettings:
     return replace(vector, regularize=card.drawn if vector.simplify.value > 0 else "none")
 
 
-def _splits(settings: PredictSettings, card: Card) -> bool:
+def _splits(settings: PredictSettings, card: Card, has_metres: bool) -> bool:
     """Whether buildings are told apart by where the model says that they touch. With connectivity 8 regions
     are to be joined instead."""
-    if settings.split == "depth" and len(card.foreground) > 1:
-        raise SettingsError(f"--split depth is for one class; there are {len(card.foreground)}")
+    if settings.split == "depth" and not (card.is_binary and card.foreground == (1,)):
+        raise SettingsError("--split depth is for models of one class besides the background")
+    if settings.split == "depth" and not has_metres and card.gsd is None:
+        raise SettingsError("--split depth needs metres, which neither the scene nor the model has")
     wanted = settings.split == "auto" and settings.vector.connectivity == 4
     return wanted and card.contact and card.is_binary
 

@@ -22,8 +22,9 @@ from tilesegment.vector.seams import Features
 from tilesegment.vector.shared import Row
 from tilesegment.vector.trace import trace
 
-# A region in a larger window stays one: so much is held in memory at once, some 20 bytes a pixel.
-_MOST_PIXELS = 16_000_000
+# A region in a larger window stays one: so much is held in memory at once by each thread, some 50 bytes a
+# pixel.
+_MOST_PIXELS = 8_000_000
 # Half the area of the smallest region that can be two buildings, in square metres.
 _LEAST_AREA = 1.5
 
@@ -32,7 +33,7 @@ _LEAST_AREA = 1.5
 class Splitting:
     """What regions are split by. saved: their probabilities; least: probability, 0..254, inside; rules: how
     outlines are regularised, None for not at all; by_depth: where regions are narrow, and not where the
-    model says that buildings touch."""
+    model says that buildings touch; unit: metres of the grid's, which is a pixel where there is no CRS."""
 
     saved: SavedPixels
     grid: Grid
@@ -40,6 +41,7 @@ class Splitting:
     least: int
     rules: Rules | None
     by_depth: bool = False
+    unit: float = 1.0
 
     def features(self, joined: Iterator[Features]) -> Iterator[Features]:
         """Whole regions, and in the place of those that are several buildings their parts, in batches in
@@ -71,7 +73,7 @@ class Splitting:
 
     def _can_be_several(self, features: Features, metric: NDArray[np.float64]) -> NDArray[np.int64]:
         """The numbers of regions that are large enough, and not too large."""
-        area = features.pixels * np.abs(np.linalg.det(metric))
+        area = features.pixels * np.abs(np.linalg.det(metric)) * self.unit**2
         left, top, right, bottom = shapely.bounds(features.geometry).T
         around = (right - left) * (bottom - top)
         return np.flatnonzero((area >= 2 * _LEAST_AREA) & (around <= _MOST_PIXELS))
@@ -86,7 +88,7 @@ class Splitting:
         mask = (probability >= self.least) & (probability <= 254)
         row, col = divmod(int(feature.first[0]), self.grid.width)
         region = component(mask, row - top, col - left)
-        along_col, along_row = np.linalg.norm(metric, axis=0).tolist()
+        along_col, along_row = (np.linalg.norm(metric, axis=0) * self.unit).tolist()
         how = split_by_depth if self.by_depth else split
         parts = how(Planes(region, probability, contact), (along_row, along_col))
         if parts is None:
@@ -97,7 +99,10 @@ class Splitting:
         noded = outlines.with_vertices(outlines.coords, outlines.coords)
         exact = canonical(noded.geometries(), keep_vertices=True)
         metrics = np.repeat(metric[None], count, axis=0)
-        exact = fill_holes(exact, (self.settings.fill_holes, self.settings.min_area), metrics)
+        filled = fill_holes(exact, (self.settings.fill_holes, self.settings.min_area), metrics)
+        # A part may lie in the hole of another.
+        if shapely.coverage_is_valid(filled):
+            exact = filled
         value, group = np.full(count, feature.value[0]), np.full(count, feature.first[0])
         found = Features(exact, value, fragments.pixels, fragments.total, fragments.first)
         found = self._with_states(replace(found, plain=exact, regular=exact, group=group))

@@ -25,7 +25,7 @@ _AREA = 1.5
 _NECK = 3.0
 # Heights of the relief that are flooded together.
 _LEVEL = 8
-_NO_PART = 2**62
+_NO_PART = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def may_touch(contact: NDArray[np.uint8]) -> bool:
     return bool((contact >= _SURE_CONTACT * 254).any())
 
 
-def split(planes: Planes, metres: tuple[float, float]) -> NDArray[np.int64] | None:
+def split(planes: Planes, metres: tuple[float, float]) -> NDArray[np.int32] | None:
     """The part of each pixel of a region, from 1, 0 outside; None where it is one building. metres: of a
     pixel along rows and columns."""
     sure = planes.region & (planes.contact < _SURE_CONTACT * 254)
@@ -62,10 +62,10 @@ def split(planes: Planes, metres: tuple[float, float]) -> NDArray[np.int64] | No
     return _grown(seeds, deep & large, planes.region, planes.contact)
 
 
-def split_by_depth(planes: Planes, metres: tuple[float, float]) -> NDArray[np.int64] | None:
+def split_by_depth(planes: Planes, metres: tuple[float, float]) -> NDArray[np.int32] | None:
     """As `split`, by the region's shape alone: at places narrower than 3 m between wider ones."""
     inside = np.pad(planes.region, 1)
-    depth = ndimage.distance_transform_edt(inside, sampling=metres)[1:-1, 1:-1]
+    depth = ndimage.distance_transform_edt(inside, sampling=metres)[1:-1, 1:-1].astype(np.float32)
     seeds, count = ndimage.label(depth > _NECK / 2)
     large = np.bincount(seeds.ravel(), minlength=count + 1) * metres[0] * metres[1] >= _AREA
     # Where it is deeper than the seeds' edges there is no choice.
@@ -75,19 +75,19 @@ def split_by_depth(planes: Planes, metres: tuple[float, float]) -> NDArray[np.in
 
 def _grown(
     seeds: NDArray[Any], kept: NDArray[np.bool_], region: NDArray[np.bool_], relief: NDArray[np.uint8]
-) -> NDArray[np.int64] | None:
+) -> NDArray[np.int32] | None:
     """A region's pixels by the seeds that reach them first as the water rises over a relief; None for one
     seed."""
     kept[0] = False
     if kept.sum() < 2:
         return None
-    parts = np.where(kept, np.cumsum(kept), 0)[seeds]
+    parts = np.where(kept, np.cumsum(kept), 0).astype(np.int32)[seeds]
     return _flooded(np.pad(parts, 1), np.pad(region, 1), np.pad(relief // _LEVEL, 1))[1:-1, 1:-1]
 
 
 def _flooded(
-    parts: NDArray[np.int64], region: NDArray[np.bool_], level: NDArray[np.uint8]
-) -> NDArray[np.int64]:
+    parts: NDArray[np.int32], region: NDArray[np.bool_], level: NDArray[np.uint8]
+) -> NDArray[np.int32]:
     """Parts grown over all of a connected region, level by level, within each from all sides at once
     (Beucher and Meyer 1993). Arrays have a rim of one pixel outside of the region."""
     flat, dry = parts.ravel().copy(), (region & (parts == 0)).ravel()
@@ -101,7 +101,7 @@ def _flooded(
         while len(front):
             beside = flat[front[:, None] + steps]
             # Of two parts that come at once the first one: a choice that no order of pixels changes.
-            found = np.where(beside > 0, beside, _NO_PART).min(axis=1)
+            found = np.where(beside > 0, beside, np.int32(_NO_PART)).min(axis=1)
             reached = front[found < _NO_PART]
             flat[reached] = found[found < _NO_PART]
             dry[reached] = wet[reached] = False

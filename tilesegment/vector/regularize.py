@@ -66,8 +66,9 @@ def fit_of(rules: Rules, root: FloatArray, side: FloatArray, scale: float) -> Fi
 
 @dataclass(frozen=True)
 class Regularized:
-    """geometry: in pixel coordinates, the simplified one where it is not regular; state: (n,) a `State`;
-    deviation: (n,) metres between the outline and the geometry (Hausdorff distance), 0 where it is kept."""
+    """geometry: in pixel coordinates, the simplified one where it is not regular, but for walls that are
+    shared with one that is; state: (n,) a `State`; deviation: (n,) metres between the traced outline and
+    the geometry (Hausdorff distance), 0 where the simplified one is kept."""
 
     geometry: Geometries
     state: NDArray[np.uint8]

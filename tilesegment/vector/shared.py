@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tilesegment.settings import Measure
 from tilesegment.vector.arcs import Arcs, arcs_of, contracted
 from tilesegment.vector.edges import Edges, FloatArray, directions_of, shifts_of, unit_edges
-from tilesegment.vector.gate import DEVIATION, State, states
+from tilesegment.vector.gate import DEVIATION, State, hausdorff_distance, states
 from tilesegment.vector.joints import NOT_OF_IT, ONE_WALL, End, joint, united
 from tilesegment.vector.plane import in_metres, turned
 from tilesegment.vector.regularize import PIXELS, SCALES, Regularized, Rules, fit_of, rectangles
@@ -27,6 +27,8 @@ from tilesegment.vector.walls import Chains, crossings, fit_walls
 # A building whose direction differs by more from that of the row keeps its own, where it has one.
 _OWN_DIRECTION = np.radians(6.0)
 _LEAST_STRENGTH = 0.35
+# Pixels by which coordinates differ that went to metres and back.
+_SAME = 1e-6
 _NONE = np.empty((0, 2))
 
 
@@ -67,11 +69,11 @@ class Row:
 
     def regularized(self, rules: Rules) -> Regularized:
         """The parts as regular polygons, where that is possible, else as they are simplified."""
-        count = len(self.exact)
-        best = Regularized(self.simplified(), np.full(count, State.SHARED, np.uint8), np.zeros(count))
+        count, plain = len(self.exact), self.simplified()
+        best = Regularized(plain, np.full(count, State.SHARED, np.uint8), np.zeros(count))
         fitting = _Fitting.of(self, rules)
         for scale in SCALES:
-            found = _passed(fitting, scale, best.geometry)
+            found = _passed(fitting, scale, plain)
             if (found.state == State.YES).sum() > (best.state == State.YES).sum():
                 best = found
             if (best.state == State.YES).all():
@@ -353,8 +355,9 @@ def _passed(fitting: _Fitting, scale: float, simplified: Geometries) -> Regulari
         if not (failed | bad).any():
             bad = ~shapely.is_empty(shapely.coverage_invalid_edges(built))
         if not (failed | bad).any():
-            deviation = np.where(passed, fitting.deviations(lines, fitting.traced, passed), 0.0)
-            failed = deviation > most
+            changed = hausdorff_distance(built, simplified) > _SAME
+            deviation = np.where(changed, fitting.deviations(lines, fitting.traced, changed), 0.0)
+            failed = passed & (deviation > most)
             state[failed] = State.FAR
             if not failed.any():
                 state[passed] = State.YES

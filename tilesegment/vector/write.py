@@ -39,6 +39,8 @@ DRIVERS = {
 _CRS84 = "OGC:CRS84"
 # Tables of SQLite, of the format, and of QGIS.
 _RESERVED = re.compile(r"gpkg|sqlite_|rtree_|(layer_styles|ogr_empty_table)$", re.IGNORECASE)
+# Layer creation options that two layers cannot have both.
+_OF_ONE = ("IDENTIFIER", "DESCRIPTION", "FID")
 # Shapefiles cut names after ten characters.
 _SHORT_NAMES = {"perimeter_m": "perim_m", "regularized": "regular", "deviation_m": "deviat_m"}
 
@@ -86,7 +88,9 @@ def write_layer(path: Path, layer: Layer, batches: Iterator[Features]) -> int:
             else:
                 _write_ogr(path, driver, layer, target, _schema(driver, layer), tables)
             if raw is not None:
-                before = replace(layer, name=f"{layer.name}_raw", metadata={})
+                # What names a layer is for one alone.
+                options = tuple(pair for pair in layer.options if pair[0].upper() not in _OF_ONE)
+                before = replace(layer, name=f"{layer.name}_raw", options=options, metadata={})
                 _write_ogr(path, driver, before, target, raw.schema, raw.batches())
             if driver == "GPKG":
                 add_style(path, layer.name, layer_style(layer.labels))

@@ -50,6 +50,8 @@ def choose_engine(engine: str, device: str, precision: str, quantized: bool = Fa
     if importlib.util.find_spec(_PACKAGES[engine]) is None:
         raise SettingsError(f"--engine {engine}: it is not installed; pip install 'tilesegment[{engine}]'")
     if engine == "torch":
+        if precision == "int8":
+            raise SettingsError("--precision int8 is for OpenVINO on the CPU; add --device cpu")
         return EngineChoice(engine, device, precision)
     if device not in ("auto", "cpu"):
         raise SettingsError(
@@ -59,11 +61,11 @@ def choose_engine(engine: str, device: str, precision: str, quantized: bool = Fa
     if precision not in known:
         raise SettingsError(f"--engine {engine} computes in {' or '.join(known[1:])}, not in {precision}")
     if engine == "openvino":
-        from tilesegment.model.engines.openvino import native_bf16, native_int8
+        from tilesegment.model.engines.openvino import fast_int8, native_bf16
 
         if precision == "auto":
             fastest = "bf16" if native_bf16() else "fp32"
-            precision = "int8" if quantized and native_int8() else fastest
+            precision = "int8" if quantized and fast_int8() else fastest
         elif precision == "int8" and not quantized:
             raise SettingsError("--precision int8: the model has no graph in it; make one with quantize")
         elif precision == "bf16" and not native_bf16():
@@ -78,7 +80,8 @@ def _best_engine(device: str, precision: str) -> str:
         return "torch"
     if device == "auto" and gpu and not has["torch"]:
         _log.warning("a GPU is not used: that takes PyTorch; pip install 'tilesegment[torch]'")
-    return "torch" if device == "auto" and gpu and has["torch"] else "openvino"
+    wanted = device == "auto" and gpu and has["torch"] and precision != "int8"
+    return "torch" if wanted else "openvino"
 
 
 def _gpu_count() -> int:
