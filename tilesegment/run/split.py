@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import shapely
@@ -22,9 +24,9 @@ from tilesegment.vector.seams import Features
 from tilesegment.vector.shared import Row
 from tilesegment.vector.trace import trace
 
-# A region in a larger window stays one: so much is held in memory at once by each thread, some 50 bytes a
-# pixel.
-_MOST_PIXELS = 8_000_000
+# A region in a larger window stays one; some 50 bytes a pixel are held at once. Of larger ones than the
+# second figure one at a time is looked at, by whatever number of threads.
+_MOST_PIXELS, _MANY_PIXELS = 8_000_000, 1_000_000
 # Half the area of the smallest region that can be two buildings, in square metres.
 _LEAST_AREA = 1.5
 
@@ -33,7 +35,8 @@ _LEAST_AREA = 1.5
 class Splitting:
     """What regions are split by. saved: their probabilities; least: probability, 0..254, inside; rules: how
     outlines are regularised, None for not at all; by_depth: where regions are narrow, and not where the
-    model says that buildings touch; unit: metres of the grid's, which is a pixel where there is no CRS."""
+    model says that buildings touch; unit: metres of the grid's, which is a pixel where there is no CRS;
+    turn: of whoever looks at a large one."""
 
     saved: SavedPixels
     grid: Grid
@@ -42,6 +45,7 @@ class Splitting:
     rules: Rules | None
     by_depth: bool = False
     unit: float = 1.0
+    turn: threading.Lock = field(default_factory=threading.Lock)
 
     def features(self, joined: Iterator[Features]) -> Iterator[Features]:
         """Whole regions, and in the place of those that are several buildings their parts, in batches in
@@ -82,12 +86,16 @@ class Splitting:
         """The parts of one region, None where it is one building."""
         left, top, right, bottom = (int(v) for v in shapely.bounds(feature.geometry)[0])
         window = Window(top, left, bottom - top, right - left)
+        with self.turn if window.area > _MANY_PIXELS else nullcontext():
+            return self._instances(feature, metric, window)
+
+    def _instances(self, feature: Features, metric: NDArray[np.float64], window: Window) -> Features | None:
         probability, contact = self.saved.window(window)
         if not (self.by_depth or may_touch(contact)):
             return None
         mask = (probability >= self.least) & (probability <= 254)
         row, col = divmod(int(feature.first[0]), self.grid.width)
-        region = component(mask, row - top, col - left)
+        region = component(mask, row - window.row, col - window.col)
         along_col, along_row = (np.linalg.norm(metric, axis=0) * self.unit).tolist()
         how = split_by_depth if self.by_depth else split
         parts = how(Planes(region, probability, contact), (along_row, along_col))
