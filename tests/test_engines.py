@@ -24,17 +24,13 @@ from tilesegment.model.preprocess import normalise
 from tilesegment.model.store import BUNDLED_FOLDER, ModelFile, bundled_models, find_model, save_model
 from tilesegment.tiling.blend import FINE_MAX, Strip, tile_weights
 
-ENGINES = [
-    "torch",
-    "openvino",
-    pytest.param(
-        "onnx",
-        marks=pytest.mark.skipif(
-            find_spec("onnxruntime") is None or find_spec("onnxscript") is None,
-            reason="needs the extra tilesegment[onnx]",
-        ),
-    ),
-]
+NEEDS_ONNX = pytest.mark.skipif(
+    find_spec("onnxruntime") is None or find_spec("onnxscript") is None,
+    reason="needs the extra tilesegment[onnx]",
+)
+ENGINES = ["torch", "openvino", pytest.param("onnx", marks=NEEDS_ONNX)]
+# Classes, and whether there is a contact channel and a temperature.
+NETWORKS = [(1, False), (2, True), (4, True)]
 
 
 def setup_of(**fields: object) -> Setup:
@@ -49,7 +45,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory):
         yield
 
 
-@pytest.fixture(scope="module", params=[(1, False), (2, True), (4, True)])
+@pytest.fixture(scope="module", params=NETWORKS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelFile:
     """Networks of one, two and four classes, plain ones, and with a contact channel and a temperature."""
     torch.manual_seed(0)
@@ -81,7 +77,15 @@ def random_tiles(
     return values, rng.random((count, 64, 64)) > 0.2
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        *((network, name) for network in NETWORKS for name in ("torch", "openvino")),
+        # Conversion takes long, and what follows on it is torch's.
+        *(pytest.param(network, "onnx", marks=NEEDS_ONNX) for network in NETWORKS[1:]),
+    ],
+    indirect=["model"],
+)
 def test_probabilities_are_those_of_the_network(model: ModelFile, rng, name: str) -> None:
     setup = setup_of(low=(10.0, 0.0, 20.0), high=(200.0, 255.0, 230.0))
     values, valid = random_tiles(rng, 3)

@@ -61,6 +61,11 @@ def test_what_would_change_a_class_is_refused(options: tuple[tuple[str, str], ..
         ("a.parquet", {"FOO": "1"}, "unexpected keyword argument 'foo'"),
         ("a.parquet", {"COMPRESSION": "gzip"}, None),
         ("a.fgb", {"SPATIAL_INDEX": "NO"}, None),
+        ("a.shp", {"ENCODING": "klingon"}, "lco ENCODING=klingon: no such encoding"),
+        ("a.shp", {"encoding": "ISO-8859-1"}, None),
+        ("a.shp", {"ENCODING": "LDID/87"}, None),
+        ("a.shp", {"DBF_DATE_LAST_UPDATE": "foo"}, "lco DBF_DATE_LAST_UPDATE=foo: no date as 2026-01-31"),
+        ("a.shp", {"DBF_DATE_LAST_UPDATE": "2026-11-25"}, None),
     ],
 )
 def test_layers(tmp_path: Path, name: str, option: dict[str, str], words: str | None) -> None:

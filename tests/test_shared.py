@@ -50,7 +50,7 @@ class TestTerraces:
     @cache
     def town() -> list[tuple[np.ndarray, Row, Regularized]]:
         found = []
-        for seed in range(12):
+        for seed in range(8):
             houses, labels, probability = drawn.terraces(seed)
             row = row_of(labels)
             found.append((houses[drawn.traced(labels)[1] - 1], row, row.regularized(rules(probability))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 import tempfile
@@ -9,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import IO, Any
 from xml.sax.saxutils import escape
@@ -121,6 +123,8 @@ def check_layer(path: Path, layer: Layer) -> None:
         raise SettingsError(
             f"layer {layer.name!r}: GeoPackage keeps names like this for itself; give another with --layer"
         )
+    for name, value in layer.options:
+        _check_silent(name, value)
     target = _target_crs(layer, DRIVERS[path.suffix.lower()])
     if target is not None and target != layer.grid.crs:
         projector(layer.grid.crs, target)
@@ -147,6 +151,23 @@ def check_layer(path: Path, layer: Layer) -> None:
     told = [text for remark in remarks if "creation option" in (text := str(remark.message))]
     if told:
         raise SettingsError(f"{named}: {told[0].replace(f'dataset {path}', 'the driver')}")
+
+
+def _check_silent(name: str, value: str) -> None:
+    """Raises SettingsError for values of a Shapefile's options that its driver passes over."""
+    fault = None
+    if name.upper() == "ENCODING" and value and not value.upper().startswith("LDID/"):
+        try:
+            codecs.lookup(value)
+        except LookupError:
+            fault = "no such encoding"
+    elif name.upper() == "DBF_DATE_LAST_UPDATE":
+        try:
+            date.fromisoformat(value)
+        except ValueError:
+            fault = "no date as 2026-01-31"
+    if fault is not None:
+        raise SettingsError(f"--lco {name}={value}: {fault}")
 
 
 class _Counter:
