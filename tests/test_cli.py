@@ -143,7 +143,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
     path = make_raster(np.zeros((3, 700, 1200), np.uint8) + 90)
     done = run("predict", path, "-o", tmp_path / "r.gpkg", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "tiles      6 of 512 x 512, overlap 64" in done.stdout
+    assert "tiles      6 of 512 x 512, overlap 32" in done.stdout
     as_json = run("predict", path, "-o", tmp_path / "r.gpkg", "--dry-run", "--json")
     assert json.loads(as_json.stdout)["tiles"] == 6
     assert [p.name for p in tmp_path.iterdir()] == ["scene.tif"]

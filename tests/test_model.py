@@ -57,7 +57,7 @@ def test_the_bundled_model_is_found_without_torch() -> None:
     model = find_model("roofs")
     assert model.bundled
     assert model.card.is_binary
-    assert (model.card.gsd, model.card.tile, model.card.overlap) == (0.15, (512, 512), 64)
+    assert (model.card.gsd, model.card.tile, model.card.overlap) == (0.15, (512, 512), 32)
     assert model.card.foreground == (1,)
     assert "LINZ" in " ".join(model.card.credits)
     assert "segmentation_models_pytorch" not in Path(find_model.__code__.co_filename).read_text()

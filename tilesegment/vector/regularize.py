@@ -68,7 +68,7 @@ def fit_of(rules: Rules, root: FloatArray, side: FloatArray, scale: float) -> Fi
 class Regularized:
     """geometry: in pixel coordinates, the simplified one where it is not regular, but for walls that are
     shared with one that is; state: (n,) a `State`; deviation: (n,) metres between the traced outline and
-    the geometry (Hausdorff distance), 0 where the simplified one is kept."""
+    the geometry (Hausdorff distance), 0 where nothing of it is regular."""
 
     geometry: Geometries
     state: NDArray[np.uint8]

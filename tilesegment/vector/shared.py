@@ -8,6 +8,7 @@ simplified, and nodes where nothing is regular stay where they were.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from tilesegment.settings import Measure
 from tilesegment.vector.arcs import Arcs, arcs_of, contracted
 from tilesegment.vector.edges import Edges, FloatArray, directions_of, shifts_of, unit_edges
-from tilesegment.vector.gate import DEVIATION, State, hausdorff_distance, states
+from tilesegment.vector.gate import DEVIATION, State, states
 from tilesegment.vector.joints import NOT_OF_IT, ONE_WALL, End, joint, united
 from tilesegment.vector.plane import in_metres, turned
 from tilesegment.vector.regularize import PIXELS, SCALES, Regularized, Rules, fit_of, rectangles
@@ -27,8 +28,6 @@ from tilesegment.vector.walls import Chains, crossings, fit_walls
 # A building whose direction differs by more from that of the row keeps its own, where it has one.
 _OWN_DIRECTION = np.radians(6.0)
 _LEAST_STRENGTH = 0.35
-# Pixels by which coordinates differ that went to metres and back.
-_SAME = 1e-6
 _NONE = np.empty((0, 2))
 
 
@@ -295,10 +294,10 @@ class _Fitting:
         return lines
 
     def deviations(
-        self, lines: list[FloatArray], others: list[FloatArray], wanted: NDArray[np.bool_]
+        self, lines: list[FloatArray], others: list[FloatArray], wanted: Iterable[int]
     ) -> FloatArray:
-        """(n,) metres of the outlines of wanted parts from others, at most: the largest of its arcs."""
-        numbers = [k for k, arc in enumerate(self.arcs.arcs) if wanted[list(arc.sides)].any()]
+        """(n,) metres of the parts' outlines from others along wanted arcs, at most: the largest."""
+        numbers = list(wanted)
         result = np.zeros(len(self.row.exact))
         if numbers:
             away = shapely.hausdorff_distance(self._strings(lines, numbers), self._strings(others, numbers))
@@ -344,7 +343,9 @@ def _passed(fitting: _Fitting, scale: float, simplified: Geometries) -> Regulari
         lines = fitting.lines(drawing, passed, spoilt)
         built = fitting.polygons(lines)
         # Simplified arcs have a tenth of the corners of those that were traced, and no others.
-        away = fitting.deviations(lines, simple, passed)
+        # Others move no further than the nodes at their ends, which are on these too.
+        regular = [k for k, line in enumerate(lines) if line is drawing.lines[k]]
+        away = fitting.deviations(lines, simple, regular)
         outlines = in_metres(built, metric, origin)
         now = states(outlines, plain, lambda index, metres=away: metres[index] > most)  # type: ignore[misc]
         now[~shapely.is_valid(built)] = State.INVALID
@@ -355,8 +356,7 @@ def _passed(fitting: _Fitting, scale: float, simplified: Geometries) -> Regulari
         if not (failed | bad).any():
             bad = ~shapely.is_empty(shapely.coverage_invalid_edges(built))
         if not (failed | bad).any():
-            changed = hausdorff_distance(built, simplified) > _SAME
-            deviation = np.where(changed, fitting.deviations(lines, fitting.traced, changed), 0.0)
+            deviation = fitting.deviations(lines, fitting.traced, regular)
             failed = passed & (deviation > most)
             state[failed] = State.FAR
             if not failed.any():
