@@ -160,7 +160,7 @@ def crowd(seed: int) -> np.ndarray:
     return np.clip(scene, 0, 254).astype(np.uint8)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("settings", [EXACT, VectorSettings(regularize="right", simplify=Measure(0.5))])
 def test_nothing_overlaps(seed: int, settings: VectorSettings) -> None:
     scene = crowd(seed)
