@@ -22,6 +22,7 @@ from tilesegment.model.build import build_network, load_network
 from tilesegment.model.engines import choose, openvino
 from tilesegment.model.engines.choose import choose_engine
 from tilesegment.model.store import Graph, find_model, read_int8, read_weights, save_model
+from tilesegment.raster.source import Pixels
 from tilesegment.run import quantize as story
 
 needs_nncf = pytest.mark.skipif(find_spec("nncf") is None, reason="needs the extra tilesegment[int8]")
@@ -128,16 +129,16 @@ class TestMade:
         path = layouts.save_tif(folder / "half.tif", picture, crs="EPSG:32645")
         asked = []
 
-        def classes(predictor: Any, tile: np.ndarray, model: Any) -> np.ndarray:
-            asked.append(tile.shape)
-            return np.asarray(tile[0] > 0, np.int64)
+        def classes(predictor: Any, card: Any, tile: Pixels) -> np.ndarray:
+            asked.append(tile.values.shape)
+            return np.asarray(tile.values[0] > 0, np.int64)
 
-        monkeypatch.setattr(story, "_classes", classes)
+        monkeypatch.setattr(story, "tile_classes", classes)
         tiles = story._drawn(find_model(str(plain)), str(path), 6)
         assert set(asked) == {(3, 64, 64)}
         assert 12 < len(asked) <= 18
-        assert tiles.values.shape == (6, 3, 64, 64)
-        assert ((tiles.values > 0).mean(axis=(1, 2, 3)) > 0).sum() >= 3
+        assert len(tiles) == 6
+        assert sum((tile.values > 0).any() for tile in tiles.pixels) >= 3
 
     def test_what_changes_too_much_is_not_written(self, made, plain, scene, folder, monkeypatch) -> None:
         monkeypatch.setattr(story, "quantized_graph", lambda *_: read_int8(find_model(str(made[0]))))
@@ -211,6 +212,10 @@ class TestMade:
         assert run("quantize", made[0]).returncode == 2
 
 
+def one_pixel(value: int) -> Pixels:
+    return Pixels(np.full((1, 1, 1), value), np.ones((1, 1), bool))
+
+
 def test_alike_is_the_iou_of_masks_of_judges(monkeypatch: pytest.MonkeyPatch) -> None:
     masks = {
         "fp32": [np.array([[1, 1, 0, 0]]), np.array([[2, 0, 0, 0]])],
@@ -218,12 +223,13 @@ def test_alike_is_the_iou_of_masks_of_judges(monkeypatch: pytest.MonkeyPatch) ->
     }
     monkeypatch.setattr(story, "_predictor", lambda model, tiles, precision: precision)
     monkeypatch.setattr(
-        story, "_classes", lambda predictor, tile, model: masks[predictor][int(tile[0, 0, 0])]
+        story, "tile_classes", lambda predictor, card, tile: masks[predictor][int(tile.values[0, 0, 0])]
     )
     monkeypatch.setattr(story, "_rate", lambda predictor, tile: 3.0 if predictor == "int8" else 1.0)
-    values = np.array([0, 9, 9, 1]).reshape(4, 1, 1, 1)
-    tiles = story._Tiles(values, (0,), (1,), np.array([True, False, False, True]))
-    found = story._judged(None, None, [tiles])  # type: ignore[arg-type]
+    judges = np.array([True, False, False, True])
+    tiles = story._Tiles([one_pixel(k) for k in (0, 9, 9, 1)], (0,), (1,), judges)
+    model = find_model("roofs")
+    found = story._judged(model, model, [tiles])
     # One pixel of four is the same class on both.
     assert found == {
         "alike": 0.25,
@@ -234,7 +240,7 @@ def test_alike_is_the_iou_of_masks_of_judges(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_every_third_tile_of_all_judges() -> None:
-    parts = [story._Tiles(np.zeros((n, 1, 2, 2)), (0,), (1,), np.zeros(n, bool)) for n in (1, 1, 5)]
+    parts = [story._Tiles([one_pixel(0)] * n, (0,), (1,), np.zeros(n, bool)) for n in (1, 1, 5)]
     apart = story._set_apart(parts)
     assert [part.judges.tolist() for part in apart] == [[True], [False], [False, True, False, False, True]]
     with pytest.raises(InputError, match="room for 2 tiles side by side; at least 3"):
@@ -250,7 +256,7 @@ class TestWrong:
     def test_inputs(self, plain: Path, scene: Path, folder: Path) -> None:
         small = layouts.save_tif(folder / "small.tif", np.ones((3, 20, 20), np.uint8), crs="EPSG:32645")
         given = {"output": folder / "x.safetensors", "tiles": 3}
-        with pytest.raises(InputError, match=r"20x20 pixels .* a tile has 64x64"):
+        with pytest.raises(InputError, match=r"20x20 pixels .* at least 64x64 are needed"):
             tilesegment.quantize(str(plain), [small], **given)
         with pytest.raises(SettingsError, match="data and as need each other"):
             tilesegment.quantize(str(plain), [scene], data=folder, **given)
@@ -280,7 +286,7 @@ def test_int8_is_taken_where_model_and_cpu_have_it(monkeypatch: pytest.MonkeyPat
     assert choose_engine("auto", "cpu", "int8", True).engine == "openvino"
     with pytest.raises(SettingsError, match="onnx computes in fp32, not in int8"):
         choose_engine("onnx", "cpu", "int8", True)
-    with pytest.raises(SettingsError, match="int8 is for OpenVINO on the CPU"):
+    with pytest.raises(SettingsError, match="int8 is for --engine openvino on the CPU"):
         choose_engine("torch", "auto", "int8", True)
     monkeypatch.setattr(choose, "_gpu_count", lambda: 1)
     assert choose_engine("auto", "auto", "int8", True).engine == "openvino"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -148,9 +147,8 @@ def ragged(seed: int, size: int = 90, seeds: int = 9) -> np.ndarray:
     region = drawn.largest(labels > 0)
     found = np.zeros_like(labels)
     for label in np.unique(labels[region]):
-        pieces, count = ndimage.label((labels == label) & region)
+        pieces, _ = ndimage.label((labels == label) & region)
         found += np.where(pieces, pieces + found.max(), 0)
-        assert count
     return found
 
 
@@ -316,15 +314,14 @@ class TestArcs:
 
     def test_short_ones_are_points(self) -> None:
         labels = np.zeros((20, 30), int)
-        labels[2:18, 2:14], labels[2:9, 14:28], labels[11:18, 14:28] = 1, 2, 3
-        labels[9:11, 14:28] = 2
-        _, arcs = self.arcs(labels)
-        labels[9:11, 14:28] = 3
-        labels[8:10, 12:14] = 2
+        labels[2:10, 2:14], labels[2:10, 14:28] = 1, 2
+        # The walls above and below are two pixels from being one.
+        labels[10:18, 2:16], labels[10:18, 16:28] = 3, 4
         _, arcs = self.arcs(labels)
         short = contracted(arcs, 3)
         ends = [(arc.start, arc.end) for arc in short.arcs if arc.point]
         assert all(len(arc.edges) < 3 for arc in short.arcs if arc.point)
+        assert len(ends) == 1
         assert all(start == end for start, end in ends)
         assert len(short.nodes) == len(arcs.nodes) - len(ends)
         assert contracted(arcs, 1).nodes.tolist() == arcs.nodes.tolist()
@@ -395,13 +392,12 @@ class TestJoints:
         np.testing.assert_allclose(united(walls, [meeting], 0.2).distance, walls.distance)
 
 
-@pytest.mark.parametrize("check", [shapely.is_valid, lambda g: ~shapely.is_empty(g)])
-def test_two_houses_with_a_gap_between(check: Callable[..., np.ndarray]) -> None:
+def test_two_houses_with_a_gap_between() -> None:
     """A slot from outside that ends between two houses."""
     labels = np.zeros((70, 90), int)
     labels[10:60, 10:44], labels[10:60, 44:80] = 1, 2
     labels[10:40, 43:45] = 0
     found = row_of(labels).regularized(rules())
-    assert check(found.geometry).all()
+    assert shapely.is_valid(found.geometry).all()
     assert shapely.coverage_is_valid(found.geometry)
     assert (found.state == State.YES).all()

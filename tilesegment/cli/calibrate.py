@@ -17,14 +17,7 @@ from tilesegment.cli import logs, options
 )
 @click.argument("model", metavar="MODEL")
 @click.argument("scene", metavar="SCENE")
-@options.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default=None,
-    envvar=None,
-    help="Model file to write; without it MODEL's own card is changed.",
-)
+@options.MODEL_OUTPUT
 @options.option(
     "--agreement",
     type=click.FloatRange(0.5, 1, max_open=True),

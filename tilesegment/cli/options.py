@@ -145,6 +145,14 @@ OUTPUT = option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write.", envvar=None
 )
 OVERWRITE = option("--overwrite", is_flag=True, help="Replace outputs that exist.")
+MODEL_OUTPUT = option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=None,
+    envvar=None,
+    help="Model file to write; without it MODEL itself is changed.",
+)
 VECTOR = together(
     option(
         "--min-area",

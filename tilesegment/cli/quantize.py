@@ -17,14 +17,7 @@ from tilesegment.cli import logs, options
 )
 @click.argument("model", metavar="MODEL")
 @click.argument("scenes", metavar="SCENE...", nargs=-1, required=True)
-@options.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default=None,
-    envvar=None,
-    help="Model file to write; without it MODEL itself is changed.",
-)
+@options.MODEL_OUTPUT
 @options.option("--tiles", type=click.IntRange(3), default=96, show_default=True, help="Tiles to look at.")
 @options.option("--data", envvar=None, help="Labelled data set to judge by.")
 @options.option("--as", "kind", help="What the data set is: a configuration or a reader.")

@@ -11,7 +11,7 @@ from tilesegment.errors import InputError
 from tilesegment.grid import Window
 from tilesegment.model.card import Card
 from tilesegment.model.engines import Predictor
-from tilesegment.raster.source import Scene
+from tilesegment.raster.source import Pixels, Scene
 from tilesegment.tiling.blend import FINE_MAX
 from tilesegment.tiling.plan import MOST_OVERLAP
 
@@ -56,7 +56,8 @@ def calibrate(
     reach = min(rows, cols) * 3 // 16
     same, seen = np.zeros(reach), np.zeros(reach)
     found = 0
-    for window in _sites(scene, card.tile, sites, np.random.default_rng(seed)):
+    size = rows * 3 // 2, cols * 3 // 2
+    for window in tile_sites(scene, size, sites, np.random.default_rng(seed)):
         middle, right, below = (
             _classes(scene, predictor, card, Window(window.row + down, window.col + across, rows, cols))
             for down, across in ((0, 0), (0, cols // 2), (rows // 2, 0))
@@ -82,20 +83,24 @@ def calibrate(
     return Calibration(agreement, rim, overlap, found, reached, cost)
 
 
-def _sites(scene: Scene, tile: tuple[int, int], count: int, rng: np.random.Generator) -> list[Window]:
-    """Random windows of one and a half tiles that are nearly all valid."""
-    height, width = tile[0] * 3 // 2, tile[1] * 3 // 2
-    grid = scene.grid
+def tile_sites(
+    scene: Scene, size: tuple[int, int], count: int, rng: np.random.Generator, apart: bool = False
+) -> list[Window]:
+    """Random windows of a size that are nearly all valid, `count` of them or as many as are found. apart:
+    none overlaps another. Raises InputError where the scene is smaller."""
+    (height, width), grid = size, scene.grid
     if grid.height < height or grid.width < width:
         raise InputError(
-            f"{scene.path}: {grid.height}x{grid.width} pixels at the model's pixel size, calibration needs "
-            f"at least {height}x{width}"
+            f"{scene.path}: {grid.height}x{grid.width} pixels at the model's pixel size, at least "
+            f"{height}x{width} are needed"
         )
     found: list[Window] = []
     for _ in range(count * _TRIES_PER_SITE):
         row = int(rng.integers(0, grid.height - height + 1))
         col = int(rng.integers(0, grid.width - width + 1))
         window = Window(row, col, height, width)
+        if apart and any(window.intersection(other) is not None for other in found):
+            continue
         if scene.sample(window, 32, 32).valid.mean() >= _VALID_SHARE:
             found.append(window)
         if len(found) == count:
@@ -104,7 +109,11 @@ def _sites(scene: Scene, tile: tuple[int, int], count: int, rng: np.random.Gener
 
 
 def _classes(scene: Scene, predictor: Predictor, card: Card, window: Window) -> NDArray[np.int64]:
-    pixels = scene.read(window)
+    return tile_classes(predictor, card, scene.read(window))
+
+
+def tile_classes(predictor: Predictor, card: Card, pixels: Pixels) -> NDArray[np.int64]:
+    """The class of each pixel of a tile, (rows, columns)."""
     counts: NDArray[np.uint16] = np.asarray(
         predictor.submit(pixels.values[None], pixels.valid[None]).result()
     )[0]

@@ -13,26 +13,23 @@ from numpy.typing import NDArray
 
 from tilesegment.datasets.sample import Reader
 from tilesegment.errors import InputError, ModelError, OutputError, SettingsError
-from tilesegment.grid import Window
+from tilesegment.evaluate.calibrate import tile_classes, tile_sites
 from tilesegment.model.engines import Predictor, Setup, load_engine
 from tilesegment.model.engines.choose import EngineChoice
 from tilesegment.model.preprocess import normalise, padded_tile
 from tilesegment.model.quantize import quantized_graph
 from tilesegment.model.store import ModelFile, find_model, read_weights, save_model
-from tilesegment.raster.source import gdal_environment, open_scene
+from tilesegment.raster.source import Pixels, gdal_environment, open_scene
 from tilesegment.raster.values import value_range
 from tilesegment.run.calibrate import model_target
 from tilesegment.run.evaluate_model import evaluate_model
 from tilesegment.run.files import discard, publish, writing
 from tilesegment.run.prepare import cores
-from tilesegment.tiling.blend import FINE_MAX
 
 # First convolutions that stay in floats: at full resolution ranges are wide, and little is gained.
 _KEPT = (5, 12)
-# So many tiles are drawn for each that is used; of these every third judges, and the others give ranges.
+# So many tiles are drawn for each that is used.
 _DRAWN = 3
-_VALID_SHARE = 0.9
-_TRIES = 50
 # Least IoU of masks with those of the network in floats, where there are no labels; and how much of the IoU
 # with labels may be lost, where there are.
 _ALIKE, _LOST = 0.98, 0.005
@@ -51,16 +48,20 @@ class Labels:
 
 @dataclass(frozen=True)
 class _Tiles:
-    """values: (n, bands, rows, columns) as the scene has them; low, high: their range by band; judges: (n,)
-    which give no ranges."""
+    """pixels: of n tiles, as the scene has them; low, high: their range by band; judges: (n,) which give no
+    ranges."""
 
-    values: NDArray[Any]
+    pixels: list[Pixels]
     low: tuple[float, ...]
     high: tuple[float, ...]
     judges: NDArray[np.bool_]
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.pixels)
+
+    def of(self, judges: bool) -> list[Pixels]:
+        """Those that judge, or the others."""
+        return [pixels for pixels, is_one in zip(self.pixels, self.judges, strict=True) if is_one == judges]
 
 
 def quantize_model(
@@ -92,8 +93,6 @@ def quantize_model(
             if _good(judged):
                 publish(target)
                 return {"model": str(target), "tiles": sum(map(len, tiles)), **tried[-1]}
-        except OSError as error:
-            raise OutputError(f"{target}: cannot be written ({error.strerror or error})") from error
         finally:
             discard(target)
     best = max(tried, key=lambda row: row.get("iou", row["alike"]))
@@ -129,35 +128,20 @@ def _drawn(model: ModelFile, source: str, count: int) -> _Tiles:
         open_scene(source, bands=len(card.bands), gsd=card.gsd, size=card.image_size) as scene,
     ):
         values = value_range(scene, None, card.dtype, card.value_range)
-        (rows, cols), grid = card.tile, scene.grid
-        if grid.height < rows or grid.width < cols:
-            raise InputError(
-                f"{source}: {grid.height}x{grid.width} pixels at the model's pixel size, and a tile has "
-                f"{rows}x{cols}"
-            )
         rng = np.random.default_rng(0)
-        found: list[NDArray[Any]] = []
-        places: list[tuple[int, int]] = []
-        for _ in range(_DRAWN * count * _TRIES):
-            row, col = int(rng.integers(grid.height - rows + 1)), int(rng.integers(grid.width - cols + 1))
-            # None overlaps another: what judges is never what gave ranges.
-            if any(abs(row - r) < rows and abs(col - c) < cols for r, c in places):
-                continue
-            window = Window(row, col, rows, cols)
-            if scene.sample(window, 32, 32).valid.mean() >= _VALID_SHARE:
-                places.append((row, col))
-                found.append(scene.read(window).values)
-            if len(found) == _DRAWN * count:
-                break
+        # What judges is never what gave ranges.
+        windows = tile_sites(scene, card.tile, _DRAWN * count, rng, apart=True)
+        found = [scene.read(window) for window in windows]
     if not found:
-        raise InputError(f"{source}: no place with enough valid pixels for a tile of {rows}x{cols}")
-    tiles = _Tiles(np.stack(found), values.low, values.high, np.zeros(len(found), np.bool_))
+        raise InputError(f"{source}: no place with enough valid pixels for a tile")
+    tiles = _Tiles(found, values.low, values.high, np.zeros(len(found), np.bool_))
     predictor = _predictor(model, tiles, "fp32")
     # Of shares of the commonest class the nearest to a half.
-    common = [np.bincount(_classes(predictor, tile, model).ravel()).max() for tile in tiles.values]
+    common = [np.bincount(tile_classes(predictor, card, tile).ravel()).max() for tile in found]
     telling = np.argsort(common, kind="stable")
     chosen = np.concatenate([telling[: count // 2], rng.permutation(telling[count // 2 :])])[:count]
-    return replace(tiles, values=tiles.values[np.sort(chosen)], judges=np.zeros(len(chosen), np.bool_))
+    kept = [found[k] for k in np.sort(chosen)]
+    return replace(tiles, pixels=kept, judges=np.zeros(len(kept), np.bool_))
 
 
 def _set_apart(tiles: list[_Tiles]) -> list[_Tiles]:
@@ -178,13 +162,18 @@ def _with_graph(model: ModelFile, drawn: list[_Tiles], kept: int, target: Path) 
     card = model.card
     rows, cols = (padded - size for padded, size in zip(padded_tile(card.tile), card.tile, strict=True))
     samples = [
-        np.pad(normalise(tile, None, part.low, part.high, card), ((0, 0), (0, rows), (0, cols)))
+        np.pad(
+            normalise(tile.values, tile.valid, part.low, part.high, card), ((0, 0), (0, rows), (0, cols))
+        )
         for part in drawn
-        for tile in part.values[~part.judges]
+        for tile in part.of(judges=False)
     ]
     graph = quantized_graph(model, np.stack(samples), kept)
     with writing(target) as temporary:
-        save_model(temporary, read_weights(model), card, graph)
+        try:
+            save_model(temporary, read_weights(model), card, graph)
+        except OSError as error:
+            raise OutputError(f"{target}: cannot be written ({error.strerror or error})") from error
     return temporary
 
 
@@ -194,12 +183,12 @@ def _judged(model: ModelFile, other: ModelFile, drawn: list[_Tiles]) -> dict[str
     common, either, speed = 0, 0, {}
     for part in drawn:
         predictors = [_predictor(model, part, "fp32"), _predictor(other, part, "int8")]
-        for tile in part.values[part.judges]:
-            one, two = (_classes(each, tile, model) for each in predictors)
+        for tile in part.of(judges=True):
+            one, two = (tile_classes(each, model.card, tile) for each in predictors)
             common += int(((one == two) & (one > 0)).sum())
             either += int(((one > 0) | (two > 0)).sum())
         speed = {
-            f"megapixels_per_second_{precision}": _rate(each, part.values[:1])
+            f"megapixels_per_second_{precision}": _rate(each, part.pixels[0])
             for each, precision in zip(predictors, ("fp32", "int8"), strict=True)
         }
     return {"alike": common / either if either else 1.0, "seen": either, **speed}
@@ -208,7 +197,7 @@ def _judged(model: ModelFile, other: ModelFile, drawn: list[_Tiles]) -> dict[str
 def _predictor(model: ModelFile, tiles: _Tiles, precision: str) -> Predictor:
     setup = Setup(
         tile=model.card.tile,
-        dtype=str(tiles.values.dtype),
+        dtype=str(tiles.pixels[0].values.dtype),
         low=tiles.low,
         high=tiles.high,
         precision=precision,
@@ -218,18 +207,9 @@ def _predictor(model: ModelFile, tiles: _Tiles, precision: str) -> Predictor:
     return load_engine("openvino", model, setup)
 
 
-def _classes(predictor: Predictor, tile: NDArray[Any], model: ModelFile) -> NDArray[np.int64]:
-    """Classes (rows, columns) of a tile (bands, rows, columns)."""
-    card = model.card
-    counts = np.asarray(predictor.submit(tile[None], np.ones((1, *tile.shape[1:]), bool)).result())[0]
-    if card.is_binary:
-        return np.asarray(counts[0] >= card.threshold * FINE_MAX, np.int64)
-    return np.asarray(counts.argmax(axis=0), np.int64)
-
-
-def _rate(predictor: Predictor, tile: NDArray[Any]) -> float:
+def _rate(predictor: Predictor, pixels: Pixels) -> float:
     """Millions of pixels a second, with as many tiles under way as the engine likes."""
-    valid = np.ones((1, *tile.shape[2:]), bool)
+    tile, valid = pixels.values[None], pixels.valid[None]
     predictor.submit(tile, valid).result()
     pending = [predictor.submit(tile, valid) for _ in range(predictor.depth)]
     done, begin = 0, time.monotonic()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tilesegment.vector.edges import Edges, FloatArray
-from tilesegment.vector.rings import IntArray, order_of
+from tilesegment.vector.rings import IntArray, order_of, smallest_of
 
 # Beside an arc there is no polygon.
 OUTSIDE = -1
@@ -119,11 +119,8 @@ def _twins(middle: FloatArray) -> IntArray:
 
 def contracted(arcs: Arcs, least: float) -> Arcs:
     """Arcs of fewer unit edges as points: their nodes are one, in their middle."""
-    one_of = np.arange(len(arcs.nodes))
-    for arc in arcs.arcs:
-        if not arc.closed and len(arc.edges) < least:
-            low, high = sorted((one_of[arc.start], one_of[arc.end]))
-            one_of[one_of == high] = low
+    short = [(arc.start, arc.end) for arc in arcs.arcs if not arc.closed and len(arc.edges) < least]
+    one_of = smallest_of(len(arcs.nodes), np.array(short, np.int64).reshape(-1, 2))
     found, number = np.unique(one_of, return_inverse=True)
     size = np.bincount(number, minlength=len(found))
     nodes = np.column_stack([np.bincount(number, arcs.nodes[:, k], len(found)) / size for k in (0, 1)])

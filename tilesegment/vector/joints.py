@@ -8,6 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from tilesegment.vector.edges import FloatArray
+from tilesegment.vector.rings import smallest_of
 from tilesegment.vector.walls import Walls, crossings
 
 # Walls nearer than this at a node are one, and walls further from it are not of it (metres a metre of
@@ -38,13 +39,12 @@ class Joint:
 
 def united(walls: Walls, meetings: list[list[End]], reach: float) -> Walls:
     """With those as one that meet at a node, are of one axis and no further apart than `reach`."""
-    one_of = np.arange(len(walls.distance))
-    for meeting in meetings:
-        for one, other in combinations([end.wall for end in meeting], 2):
-            near = abs(walls.distance[one] - walls.distance[other]) < reach
-            if near and np.array_equal(walls.normal[one], walls.normal[other]):
-                low, high = sorted((one_of[one], one_of[other]))
-                one_of[one_of == high] = low
+    meet = [pair for meeting in meetings for pair in combinations([end.wall for end in meeting], 2)]
+    pairs = np.array(meet, np.int64).reshape(-1, 2)
+    one, other = pairs.T
+    like = (walls.normal[one] == walls.normal[other]).all(axis=1)
+    like &= np.abs(walls.distance[one] - walls.distance[other]) < reach
+    one_of = smallest_of(len(walls.distance), pairs[like])
     weight = np.bincount(one_of, walls.points, len(one_of))
     total = np.bincount(one_of, walls.points * walls.distance, len(one_of))
     return replace(walls, distance=(total / np.maximum(weight, 1e-12))[one_of])

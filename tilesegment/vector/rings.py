@@ -191,6 +191,20 @@ def offsets_of(counts: NDArray[Any]) -> IntArray:
     return result
 
 
+def smallest_of(count: int, pairs: IntArray) -> IntArray:
+    """For each of `count` numbers the smallest of those that it hangs together with by pairs (n, 2)."""
+    parent = np.arange(count)
+    while len(pairs):
+        # Larger roots go below smaller ones, all at once, then everything below its root (after Shiloach
+        # and Vishkin 1982). Parents are never larger, so that following them ends.
+        np.minimum.at(parent, pairs.max(axis=1), pairs.min(axis=1))
+        while not np.array_equal(jumped := parent[parent], parent):
+            parent = jumped
+        pairs = parent[pairs]
+        pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+    return parent
+
+
 def canonical(geometries: Geometries, keep_vertices: bool = False) -> Geometries:
     """The one way to write each polygon down: valid, without collinear vertices, rings in a fixed order
     from a fixed start. Two equal point sets on the pixel grid become equal vertex by vertex.

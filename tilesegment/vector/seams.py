@@ -24,6 +24,7 @@ from tilesegment.vector.rings import (
     IntArray,
     Ragged,
     canonical,
+    smallest_of,
     valid_polygons,
 )
 from tilesegment.vector.trace import Fragments, no_fragments
@@ -151,18 +152,8 @@ def _regions(
     connectivity: int,
 ) -> IntArray:
     """The region of each fragment, named by its smallest fragment."""
-    parent = np.arange(count)
     pairs = np.concatenate([_contacts(runs, connectivity), corners])
-    pairs = pairs[values[pairs[:, 0]] == values[pairs[:, 1]]]
-    while len(pairs):
-        # Larger roots go below smaller ones, all at once, then everything below its root (after Shiloach
-        # and Vishkin 1982). Parents are never larger, so that following them ends.
-        np.minimum.at(parent, pairs.max(axis=1), pairs.min(axis=1))
-        while not np.array_equal(jumped := parent[parent], parent):
-            parent = jumped
-        pairs = parent[pairs]
-        pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-    return parent
+    return smallest_of(count, pairs[values[pairs[:, 0]] == values[pairs[:, 1]]])
 
 
 def _contacts(runs: IntArray, connectivity: int) -> IntArray:

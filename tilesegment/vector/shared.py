@@ -9,7 +9,7 @@ simplified, and nodes where nothing is regular stay where they were.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
@@ -36,8 +36,8 @@ class Row:
     """The parts of one region, which do not overlap.
 
     exact: (n,) polygons along pixel edges, in pixel coordinates, with a vertex wherever three meet;
-    metric: (2, 2) from pixels to metres; parts: (n + 1,) offsets of the polygons in rings; kept: for each
-    arc the pixel corners between its ends that are left when it is simplified.
+    metric: (2, 2) from pixels to metres; parts: (n + 1,) offsets of the polygons in rings; corners, kept:
+    for each arc all pixel corners between its ends, and those that are left when it is simplified.
     """
 
     exact: Geometries
@@ -45,6 +45,7 @@ class Row:
     parts: IntArray
     edges: Edges
     arcs: Arcs
+    corners: list[FloatArray]
     kept: list[FloatArray]
 
     @classmethod
@@ -56,11 +57,12 @@ class Row:
             return None
         edges = unit_edges(outlines)
         arcs = arcs_of(edges, outlines.part_of_ring())
-        row = cls(exact, metric, outlines.parts, edges, arcs, _corners(arcs, edges))
+        corners = _corners(arcs, edges)
+        row = cls(exact, metric, outlines.parts, edges, arcs, corners, corners)
         if tolerance.value == 0:
             return row
         kept = [row._shorter(number, tolerance) for number in range(len(arcs.arcs))]
-        return cls(exact, metric, outlines.parts, edges, arcs, row._without_faults(kept))
+        return replace(row, kept=row._without_faults(kept))
 
     def simplified(self) -> Geometries:
         """The parts simplified: their walls still shared, every vertex a pixel corner."""
@@ -100,14 +102,15 @@ class Row:
         return Ragged(np.concatenate(rings), offsets, self.parts).geometries()
 
     def _plain(self, kept: list[FloatArray]) -> Geometries:
-        return self.polygons([self._plain_line(number, inner) for number, inner in enumerate(kept)])
+        return self.polygons([self.plain_line(number, inner) for number, inner in enumerate(kept)])
 
-    def _plain_line(self, number: int, inner: FloatArray) -> FloatArray:
+    def plain_line(self, number: int, inner: FloatArray) -> FloatArray:
+        """An arc with its ends."""
         arc, nodes = self.arcs.arcs[number], self.arcs.nodes
         return inner if arc.closed else np.concatenate([nodes[[arc.start]], inner, nodes[[arc.end]]])
 
     def _shorter(self, number: int, tolerance: Measure) -> FloatArray:
-        line = self._plain_line(number, self.kept[number])
+        line = self.plain_line(number, self.corners[number])
         if self.arcs.arcs[number].closed:
             line = np.concatenate([line, line[:1]])
         plane = line if tolerance.pixels else line @ self.metric.T
@@ -121,7 +124,7 @@ class Row:
         sides = np.array([arc.sides for arc in self.arcs.arcs])
         whole = np.zeros(len(self.exact), np.bool_)
         while not whole.all():
-            now = [self.kept[k] if whole[sides[k]].any() else kept[k] for k in range(len(kept))]
+            now = [self.corners[k] if whole[sides[k]].any() else kept[k] for k in range(len(kept))]
             built = self._plain(now)
             bad = ~shapely.is_valid(built)
             if not bad.any():
@@ -129,7 +132,7 @@ class Row:
             if not bad.any():
                 return now
             whole |= bad if (bad & ~whole).any() else True
-        return self.kept
+        return self.corners
 
 
 def _corners(arcs: Arcs, edges: Edges) -> list[FloatArray]:
@@ -156,8 +159,8 @@ class _Fitting:
     """A row in metres, in its own axes.
 
     arcs: the short ones taken for points; points: (e, 2) of unit edges, where the probability crosses the
-    threshold; nodes: (k, 2); axis: (n,) angle of each part to the row; direction: of the row; kept, ends:
-    for each arc the simplified corners, and its ends.
+    threshold; nodes: (k, 2); axis: (n,) angle of each part to the row; direction: of the row; kept, ends,
+    traced: for each arc the simplified corners, its ends, and all of its corners with them.
     """
 
     row: Row
@@ -191,7 +194,6 @@ class _Fitting:
             return turned(places @ metric.T, -direction)
 
         corners = local(row.arcs.nodes)
-        whole = [row._plain_line(number, inner) for number, inner in enumerate(_corners(row.arcs, edges))]
         return cls(
             row,
             rules,
@@ -202,7 +204,7 @@ class _Fitting:
             float(direction),
             [local(places) for places in row.kept],
             [corners[[arc.start, arc.end]] if not arc.closed else _NONE for arc in row.arcs.arcs],
-            [local(line) for line in whole],
+            [local(row.plain_line(number, inner)) for number, inner in enumerate(row.corners)],
         )
 
     def drawn(self, scale: float) -> _Drawing:
@@ -342,8 +344,8 @@ def _passed(fitting: _Fitting, scale: float, simplified: Geometries) -> Regulari
     while not spoilt.all():
         lines = fitting.lines(drawing, passed, spoilt)
         built = fitting.polygons(lines)
-        # Simplified arcs have a tenth of the corners of those that were traced, and no others.
-        # Others move no further than the nodes at their ends, which are on these too.
+        # Arcs that are not regular move no further than the nodes at their ends, which are on these too.
+        # Held against simplified arcs first, which have a tenth of the corners.
         regular = [k for k, line in enumerate(lines) if line is drawing.lines[k]]
         away = fitting.deviations(lines, simple, regular)
         outlines = in_metres(built, metric, origin)

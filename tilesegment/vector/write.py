@@ -42,7 +42,7 @@ _CRS84 = "OGC:CRS84"
 # Tables of SQLite, of the format, and of QGIS.
 _RESERVED = re.compile(r"gpkg|sqlite_|rtree_|(layer_styles|ogr_empty_table)$", re.IGNORECASE)
 # Layer creation options that two layers cannot have both.
-_OF_ONE = ("IDENTIFIER", "DESCRIPTION", "FID")
+_OF_ONE = ("IDENTIFIER", "DESCRIPTION")
 # Shapefiles cut names after ten characters.
 _SHORT_NAMES = {"perimeter_m": "perim_m", "regularized": "regular", "deviation_m": "deviat_m"}
 

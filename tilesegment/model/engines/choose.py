@@ -51,7 +51,7 @@ def choose_engine(engine: str, device: str, precision: str, quantized: bool = Fa
         raise SettingsError(f"--engine {engine}: it is not installed; pip install 'tilesegment[{engine}]'")
     if engine == "torch":
         if precision == "int8":
-            raise SettingsError("--precision int8 is for OpenVINO on the CPU; add --device cpu")
+            raise SettingsError("--precision int8 is for --engine openvino on the CPU")
         return EngineChoice(engine, device, precision)
     if device not in ("auto", "cpu"):
         raise SettingsError(
