@@ -49,7 +49,7 @@ class TestTerraces:
     @cache
     def town() -> list[tuple[np.ndarray, Row, Regularized]]:
         found = []
-        for seed in range(8):
+        for seed in range(5):
             houses, labels, probability = drawn.terraces(seed)
             row = row_of(labels)
             found.append((houses[drawn.traced(labels)[1] - 1], row, row.regularized(rules(probability))))
@@ -114,7 +114,7 @@ class TestTerraces:
     @pytest.mark.parametrize("mirror", [False, True])
     def test_a_turned_scene_gives_turned_outlines(self, turn: int, mirror: bool) -> None:
         same = []
-        for seed in range(4):
+        for seed in range(3):
             _, labels, probability = drawn.terraces(seed)
             straight = row_of(labels).regularized(rules(probability)).geometry
             planes = [
