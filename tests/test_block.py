@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fakes import Constant, Wavy, fake_model
+from tilesegment.errors import OutputError
 from tilesegment.grid import Window
 from tilesegment.model.engines import Predictor
 from tilesegment.model.engines.choose import EngineChoice
-from tilesegment.raster.source import Scene, open_scene
-from tilesegment.run.block import predict_rows
+from tilesegment.raster.source import Pixels, Scene, open_scene
 from tilesegment.run.blockfile import BlockPixels
 from tilesegment.run.finished import Finished
 from tilesegment.run.job import Job, TraceSettings
+from tilesegment.run.rows import predict_rows
 from tilesegment.run.stopwatch import Stopwatch
 from tilesegment.tiling.blend import BLEND_MODES, NODATA, PROBABILITY_MAX
 from tilesegment.tiling.plan import Plan
@@ -227,3 +230,40 @@ def test_a_tracer_that_fails_stops_the_run_and_holds_nobody_up(make_raster, rng,
     path: Path = make_raster(rng.integers(1, 255, (3, 400, 60), np.uint8))
     with open_scene(path) as scene, pytest.raises(MemoryError, match="tracing"):
         predicted(scene, Constant(0.9), whole(400, 60))
+
+
+class _Slow:
+    """A scene whose reading takes a while."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self.reading = False
+        self.began = 0
+
+    def read(self, window: Window) -> Pixels:
+        self.began += 1
+        self.reading = True
+        time.sleep(0.2)
+        found = self._scene.read(window)
+        self.reading = False
+        return found
+
+
+def test_nobody_reads_any_more_when_a_block_fails(make_raster) -> None:
+    class Broken(Constant):
+        def submit(self, values: np.ndarray, valid: np.ndarray) -> Any:
+            raise OutputError("broken")
+
+    path = make_raster(np.full((3, 320, 40), 90, np.uint8))
+    plan = whole(320, 40)
+    with open_scene(path) as scene:
+        slow = _Slow(scene)
+        with pytest.raises(OutputError) as failed:
+            predict_rows(slow, Broken(0.5), job_of(scene, plan), plan.blocks[0], Stopwatch(), Collected())
+        # The error holds the frames in which it was raised, and all that they hold.
+        assert failed.value.__traceback__ is not None
+        assert not slow.reading
+        began = slow.began
+        assert began < len(plan.blocks[0].tile_rows)
+        time.sleep(0.3)
+        assert slow.began == began

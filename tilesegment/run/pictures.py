@@ -13,10 +13,10 @@ from tilesegment.model.engines import Predictor, Setup, load_engine
 from tilesegment.model.engines.choose import EngineChoice, choose_engine
 from tilesegment.model.store import ModelFile
 from tilesegment.raster.source import Pixels, SceneSpec
-from tilesegment.run.block import predict_rows
 from tilesegment.run.blockfile import BlockPixels
 from tilesegment.run.job import Job, TraceSettings
 from tilesegment.run.prepare import cores
+from tilesegment.run.rows import predict_rows
 from tilesegment.run.stopwatch import Stopwatch
 from tilesegment.tiling.blend import NODATA
 from tilesegment.tiling.plan import Plan, fitting_tile

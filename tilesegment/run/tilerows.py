@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -36,8 +36,11 @@ class PixelSource(Protocol):
         ...
 
 
-def tile_rows(scene: PixelSource, job: Job, block: Block, watch: Stopwatch) -> Iterator[TileRow]:
-    """The rows of tiles of a block, each read while the one before is being predicted."""
+def tile_rows(
+    scene: PixelSource, job: Job, block: Block, watch: Stopwatch, reader: ThreadPoolExecutor
+) -> Generator[TileRow]:
+    """The rows of tiles of a block, each read by a thread of `reader`, which is the caller's, while the one
+    before is being predicted."""
     plan = job.plan
     first, last = plan.cols.start(block.tile_cols[0]), plan.cols.start(block.tile_cols[-1])
     width = last + plan.tile[1] - first
@@ -57,13 +60,12 @@ def tile_rows(scene: PixelSource, job: Job, block: Block, watch: Stopwatch) -> I
                 wanted = wanted & inside_aoi(job.aoi, Window(top, first, plan.tile[0], width))
             return TileRow(index, bands, wanted)
 
-    with ThreadPoolExecutor(1) as reader:
-        ahead: Future[TileRow] = reader.submit(read, block.tile_rows[0])
-        for index in block.tile_rows:
-            row = ahead.result()
-            if index != block.tile_rows[-1]:
-                ahead = reader.submit(read, index + 1)
-            yield row
+    ahead: Future[TileRow] = reader.submit(read, block.tile_rows[0])
+    for index in block.tile_rows:
+        row = ahead.result()
+        if index != block.tile_rows[-1]:
+            ahead = reader.submit(read, index + 1)
+        yield row
 
 
 def _last_rows(bands: tuple[Pixels, ...], rows: int) -> tuple[Pixels, ...]:
