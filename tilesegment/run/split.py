@@ -24,9 +24,9 @@ from tilesegment.vector.seams import Features
 from tilesegment.vector.shared import Row
 from tilesegment.vector.trace import trace
 
-# A region in a larger window stays one; some 50 bytes a pixel are held at once. Of larger ones than the
+# A region in a larger window stays one; some 25 bytes a pixel are held at once. Of larger ones than the
 # second figure one at a time is looked at, by whatever number of threads.
-_MOST_PIXELS, _MANY_PIXELS = 8_000_000, 1_000_000
+_MOST_PIXELS, _MANY_PIXELS = 16_000_000, 1_000_000
 # Half the area of the smallest region that can be two buildings, in square metres.
 _LEAST_AREA = 1.5
 

@@ -8,6 +8,7 @@ they meet where it is highest.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ _AREA = 1.5
 _NECK = 3.0
 # Heights of the relief that are flooded together.
 _LEVEL = 8
+# Pixels of a band.
+_TOGETHER = 1_000_000
 _NO_PART = 2**31 - 1
 
 
@@ -49,17 +52,17 @@ def split(planes: Planes, metres: tuple[float, float]) -> NDArray[np.int32] | No
     sure = planes.region & (planes.contact < _SURE_CONTACT * 254)
     if np.array_equal(sure, planes.region):
         return None
-    seeds, count = ndimage.label(sure & (planes.roof > _SURE_ROOF * 254))
+    sure &= planes.roof > _SURE_ROOF * 254
+    seeds, count = ndimage.label(sure)
     if count < 2:
         return None
     # Pixels with seeds only around them, as far as a seed is deep; beyond the window's edge there are none.
-    inner = (seeds > 0).view(np.uint8)
+    inner = sure.view(np.uint8)
     for axis, metre in enumerate(metres):
         size = 2 * math.ceil(_DEPTH / metre) + 1
         inner = ndimage.minimum_filter1d(inner, size, axis, mode="constant", cval=0)
     deep = np.bincount(seeds[inner > 0], minlength=count + 1) > 0
-    large = np.bincount(seeds.ravel(), minlength=count + 1) * metres[0] * metres[1] >= _AREA
-    return _grown(seeds, deep & large, planes.region, planes.contact)
+    return _grown(seeds, deep & _are_large(seeds, count, metres), planes.region, planes.contact)
 
 
 def split_by_depth(planes: Planes, metres: tuple[float, float]) -> NDArray[np.int32] | None:
@@ -67,36 +70,54 @@ def split_by_depth(planes: Planes, metres: tuple[float, float]) -> NDArray[np.in
     inside = np.pad(planes.region, 1)
     depth = ndimage.distance_transform_edt(inside, sampling=metres)[1:-1, 1:-1].astype(np.float32)
     seeds, count = ndimage.label(depth > _NECK / 2)
-    large = np.bincount(seeds.ravel(), minlength=count + 1) * metres[0] * metres[1] >= _AREA
+    large = _are_large(seeds, count, metres)
     # Where it is deeper than the seeds' edges there is no choice.
     relief = (255 * (1 - np.minimum(depth / (_NECK / 2), 1))).astype(np.uint8)
     return _grown(seeds, large, planes.region, relief)
 
 
+def _are_large(seeds: NDArray[np.int32], count: int, metres: tuple[float, float]) -> NDArray[np.bool_]:
+    """By number, from 0, which seeds are large enough."""
+    pixels = np.zeros(count + 1, np.int64)
+    for rows in _bands(seeds):
+        pixels += np.bincount(seeds[rows].ravel(), minlength=count + 1)
+    return np.asarray(pixels * metres[0] * metres[1] >= _AREA)
+
+
+def _bands(array: NDArray[Any]) -> Iterator[slice]:
+    """Rows that are looked at together: numpy counts, and picks by number, in eight bytes a pixel."""
+    height = max(1, _TOGETHER // array.shape[1])
+    for row in range(0, len(array), height):
+        yield slice(row, row + height)
+
+
 def _grown(
-    seeds: NDArray[Any], kept: NDArray[np.bool_], region: NDArray[np.bool_], relief: NDArray[np.uint8]
+    seeds: NDArray[np.int32], kept: NDArray[np.bool_], region: NDArray[np.bool_], relief: NDArray[np.uint8]
 ) -> NDArray[np.int32] | None:
     """A region's pixels by the seeds that reach them first as the water rises over a relief; None for one
     seed."""
     kept[0] = False
     if kept.sum() < 2:
         return None
-    parts = np.where(kept, np.cumsum(kept), 0).astype(np.int32)[seeds]
-    return _flooded(np.pad(parts, 1), np.pad(region, 1), np.pad(relief // _LEVEL, 1))[1:-1, 1:-1]
+    number = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
+    parts = np.zeros((region.shape[0] + 2, region.shape[1] + 2), np.int32)
+    for rows in _bands(seeds):
+        parts[1:-1, 1:-1][rows] = number[seeds[rows]]
+    _flood(parts, np.pad(region, 1), np.pad(relief // _LEVEL, 1))
+    return parts[1:-1, 1:-1]
 
 
-def _flooded(
-    parts: NDArray[np.int32], region: NDArray[np.bool_], level: NDArray[np.uint8]
-) -> NDArray[np.int32]:
-    """Parts grown over all of a connected region, level by level, within each from all sides at once
+def _flood(parts: NDArray[np.int32], region: NDArray[np.bool_], level: NDArray[np.uint8]) -> None:
+    """Grow parts over all of a connected region, level by level, within each from all sides at once
     (Beucher and Meyer 1993). Arrays have a rim of one pixel outside of the region."""
-    flat, dry = parts.ravel().copy(), (region & (parts == 0)).ravel()
+    flat, dry = parts.reshape(-1), (region & (parts == 0)).ravel()
     steps = np.array([-parts.shape[1], -1, 1, parts.shape[1]])
     waiting = np.flatnonzero(dry)
     of_level = level.ravel()[waiting]
+    wet = np.zeros(len(flat), np.bool_)
     for height in np.unique(of_level).tolist():
+        wet[waiting[of_level < height]] = False
         front = waiting[(of_level <= height) & dry[waiting]]
-        wet = np.zeros(len(flat), np.bool_)
         wet[front] = True
         while len(front):
             beside = flat[front[:, None] + steps]
@@ -107,7 +128,6 @@ def _flooded(
             dry[reached] = wet[reached] = False
             around = (reached[:, None] + steps).ravel()
             front = np.unique(around[wet[around]])
-    return flat.reshape(parts.shape)
 
 
 def component(mask: NDArray[np.bool_], row: int, col: int) -> NDArray[np.bool_]:
