@@ -690,6 +690,7 @@ class TestModels:
         for split in ("val", "test"):
             expected = open_reader("rooftop-tiles", root, {"gsd": None}, (512, 512), 0).names(split)
             assert list(seen.names(split)) == list(expected)
+            assert list(open_reader("rooftop-tiles", root, {"gsd": None}).names(split)) == list(expected)
 
     def test_it_is_what_predict_gives(self, root: Path, tmp_path: Path) -> None:
         changes = ["split={test: [t]}", "gsd=null"]
@@ -742,6 +743,7 @@ class TestStore:
         holed = shapely.Polygon(SQUARE.exterior, [shapely.box(2, 2, 4, 4).exterior])
         kinds = [SQUARE, holed, shapely.MultiPolygon([holed, translate(SQUARE, 20)])]
         shapes = np.array([translate(kinds[k], *rng.uniform(0, 90, 2)) for k in rng.integers(0, 3, 40)])
+        assert len(Polygons.joined([]).area) == len(Polygons.joined([]).bounds) == 0
         store = Polygons.joined([Polygons.of(shapes[:13]), Polygons.of(shapes[13:])])
         index = rng.integers(0, 40, 25)
         assert shapely.equals(store.take(index), shapes[index]).all()

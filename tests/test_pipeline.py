@@ -92,6 +92,8 @@ def test_a_run_writes_all_it_was_asked_for(scene, model, counter, tmp_path: Path
         "mask.tif.aux.xml", "p.tif", "o.png", "o.pgw", "o.png.aux.xml",
     }  # fmt: skip
     assert record["counts"]["blocks"] > 1
+    assert all(seconds >= 0 for seconds in record["seconds"].values())
+    assert record["seconds"]["forward"] + record["seconds"]["read"] > 0
     assert json.loads((tmp_path / "roofs.gpkg.json").read_text())["counts"] == record["counts"]
 
     with rasterio.open(tmp_path / "mask.tif") as mask, rasterio.open(tmp_path / "p.tif") as probability:
