@@ -31,7 +31,8 @@ from tests import drawn
 from tilesegment.grid import Window
 from tilesegment.settings import Measure
 from tilesegment.vector.regularize import Rules, regularize
-from tilesegment.vector.shared import Row
+from tilesegment.vector.row import Row
+from tilesegment.vector.shared import regularize_row
 from tilesegment.vector.trace import trace
 from tilesegment.vector.union import canonical_outlines
 
@@ -91,7 +92,7 @@ def row_houses(count: int) -> list[dict[str, Any]]:
         if together is None:
             raise ValueError(f"row {seed}: a house of several polygons")
         rules = Rules("right", 0.35, lambda r, c, p=padded: p[r + 1, c + 1], _LEAST)
-        found = together.regularized(rules)
+        found = regularize_row(together, rules)
         seconds += time.perf_counter() - begin
         for name, part in zip(shapes, (exact, together.simplified(), found.geometry), strict=True):
             shapes[name].append(part)

@@ -17,7 +17,8 @@ from tilesegment.vector.gate import State
 from tilesegment.vector.joints import End, joint, united
 from tilesegment.vector.regularize import Regularized, Rules
 from tilesegment.vector.rings import Ragged
-from tilesegment.vector.shared import Row
+from tilesegment.vector.row import Row
+from tilesegment.vector.shared import regularize_row
 from tilesegment.vector.walls import Walls
 
 METRIC = np.eye(2) * drawn.GSD
@@ -52,7 +53,9 @@ class TestTerraces:
         for seed in range(5):
             houses, labels, probability = drawn.terraces(seed)
             row = row_of(labels)
-            found.append((houses[drawn.traced(labels)[1] - 1], row, row.regularized(rules(probability))))
+            found.append(
+                (houses[drawn.traced(labels)[1] - 1], row, regularize_row(row, rules(probability)))
+            )
         return found
 
     def test_houses_are_right(self) -> None:
@@ -97,7 +100,7 @@ class TestTerraces:
         for seed in (2, 18, 32, 55):
             _, labels, probability = drawn.terraces(seed)
             row = row_of(labels)
-            found = row.regularized(rules(probability, 1.0))
+            found = regularize_row(row, rules(probability, 1.0))
             ratio = shapely.area(found.geometry) / shapely.area(row.simplified())
             assert (np.abs(np.log(ratio[found.state == State.YES])) <= np.log(1 / 0.9) + 1e-9).all(), seed
 
@@ -116,11 +119,11 @@ class TestTerraces:
         same = []
         for seed in range(3):
             _, labels, probability = drawn.terraces(seed)
-            straight = row_of(labels).regularized(rules(probability)).geometry
+            straight = regularize_row(row_of(labels), rules(probability)).geometry
             planes = [
                 np.rot90(plane[:, ::-1] if mirror else plane, turn) for plane in (labels, probability)
             ]
-            back = row_of(planes[0]).regularized(rules(planes[1])).geometry
+            back = regularize_row(row_of(planes[0]), rules(planes[1])).geometry
             centre = len(labels) / 2
             back = shapely.transform(back, lambda p, c=centre: p - c)
             for _ in range(turn):
@@ -157,7 +160,7 @@ def test_whatever_the_parts_nothing_overlaps_and_none_is_lost(seed: int) -> None
     labels = ragged(seed)
     exact, _ = drawn.traced(labels)
     row = row_of(labels)
-    found = row.regularized(rules(tolerance=0.6))
+    found = regularize_row(row, rules(tolerance=0.6))
     for shapes in (row.simplified(), found.geometry):
         assert len(shapes) == len(exact)
         assert shapely.is_valid(shapes).all()
@@ -204,7 +207,7 @@ def test_walls_go_on_straight_through_their_neighbours() -> None:
     labels = np.zeros((60, 120), int)
     for k in range(3):
         labels[10 + (k == 1) : 50, 10 + 30 * k : 40 + 30 * k] = k + 1
-    found = row_of(labels).regularized(rules())
+    found = regularize_row(row_of(labels), rules())
     assert (found.state == State.YES).all()
     tops = shapely.bounds(found.geometry)[:, 1]
     # One pixel is less than a step: the front is one line.
@@ -217,7 +220,7 @@ def test_a_step_in_the_front_is_at_the_wall_between() -> None:
     labels = np.zeros((60, 80), int)
     labels[10:50, 10:40] = 1
     labels[20:50, 40:70] = 2
-    found = row_of(labels).regularized(rules())
+    found = regularize_row(row_of(labels), rules())
     assert (found.state == State.YES).all()
     np.testing.assert_allclose(
         shapely.bounds(found.geometry), [[10, 10, 40, 50], [40, 20, 70, 50]], atol=1e-9
@@ -235,7 +238,7 @@ def test_a_building_that_does_not_pass_leaves_its_neighbour_regular() -> None:
         # Teeth are no walls.
         labels[row : row + 4, 60:110] = 2
     together = row_of(labels)
-    found = together.regularized(rules())
+    found = regularize_row(together, rules())
     house, comb = np.argsort(shapely.bounds(together.exact)[:, 0])
     assert found.state[house] == State.YES
     assert corners(found.geometry)[house] == 4
@@ -397,7 +400,7 @@ def test_two_houses_with_a_gap_between() -> None:
     labels = np.zeros((70, 90), int)
     labels[10:60, 10:44], labels[10:60, 44:80] = 1, 2
     labels[10:40, 43:45] = 0
-    found = row_of(labels).regularized(rules())
+    found = regularize_row(row_of(labels), rules())
     assert shapely.is_valid(found.geometry).all()
     assert shapely.coverage_is_valid(found.geometry)
     assert (found.state == State.YES).all()

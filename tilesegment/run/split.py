@@ -20,8 +20,9 @@ from tilesegment.vector.instances import Planes, component, may_touch, split, sp
 from tilesegment.vector.parallel import in_threads
 from tilesegment.vector.regularize import Rules
 from tilesegment.vector.rings import canonical
+from tilesegment.vector.row import Row
 from tilesegment.vector.seams import Features
-from tilesegment.vector.shared import Row
+from tilesegment.vector.shared import regularize_row
 from tilesegment.vector.trace import trace
 
 # A region in a larger window stays one; some 25 bytes a pixel are held at once. Of larger ones than the
@@ -120,7 +121,7 @@ class Splitting:
         plain = together.simplified()
         if self.rules is None:
             return replace(found, plain=plain, regular=plain)
-        drawn = together.regularized(self.rules)
+        drawn = regularize_row(together, self.rules)
         return replace(
             found, plain=plain, regular=drawn.geometry, state=drawn.state, deviation=drawn.deviation
         )
