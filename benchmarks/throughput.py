@@ -24,7 +24,7 @@ from measure import RESULTS, mosaic, show, tilesegment, town
 from tilesegment.model.engines import Setup, load_engine
 from tilesegment.model.engines.choose import choose_engine
 from tilesegment.model.store import find_model
-from tilesegment.run.prepare import cores
+from tilesegment.run.scene.prepare import cores
 
 
 def forward_rate(given: argparse.Namespace) -> float:

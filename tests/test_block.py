@@ -19,11 +19,11 @@ from tilesegment.grid import Window
 from tilesegment.model.engines import Predictor
 from tilesegment.model.engines.choose import EngineChoice
 from tilesegment.raster.source import Pixels, Scene, open_scene
-from tilesegment.run.blockfile import BlockPixels
-from tilesegment.run.finished import Finished
-from tilesegment.run.job import Job, TraceSettings
-from tilesegment.run.rows import predict_rows
-from tilesegment.run.stopwatch import Stopwatch
+from tilesegment.run.block.file import BlockPixels
+from tilesegment.run.block.finished import Finished
+from tilesegment.run.block.job import Job, TraceSettings
+from tilesegment.run.block.rows import predict_rows
+from tilesegment.run.block.stopwatch import Stopwatch
 from tilesegment.tiling.blend import BLEND_MODES, NODATA, PROBABILITY_MAX
 from tilesegment.tiling.plan import Plan
 from tilesegment.vector.trace import Fragments

@@ -224,7 +224,7 @@ class TestStopped:
     def test_nothing_was_saved(self, tmp_path: Path) -> None:
         code = (
             "import os, signal\nfrom tilesegment.cli import main\n"
-            "from tilesegment.run import pipeline\n"
+            "from tilesegment.run.scene import pipeline\n"
             "pipeline.prepare = lambda *a: os.kill(os.getpid(), signal.SIGTERM)\n"
             f"main.main(['predict', 'x.tif', '-o', '{tmp_path}/r.tif'])"
         )
@@ -237,7 +237,7 @@ class TestStopped:
             "import os, signal\nfrom tilesegment.cli import main\n"
             # Background jobs of a shell ignore it.
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-            "from tilesegment.run import pipeline\n"
+            "from tilesegment.run.scene import pipeline\n"
             f"pipeline._write_outputs = lambda *a: os.kill(os.getpid(), {int(number)})\n"
             f"main.main(['predict', '{tmp_path}/s.png', '-o', '{tmp_path}/r.tif', '-q'])"
         )

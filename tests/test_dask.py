@@ -19,7 +19,7 @@ import rasterio
 
 import tilesegment
 from tilesegment.errors import InputError, SettingsError
-from tilesegment.run import executor
+from tilesegment.run.scene import executor
 from tilesegment.tiling import memory
 
 
@@ -190,7 +190,7 @@ def test_what_is_no_address_is_said_at_once(scene: Path, tmp_path: Path, address
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:8786", "node-7:8786", "tls://[::1]:8786"])
 def test_addresses(address: str) -> None:
-    executor.check_scheduler(address)
+    executor.Executor(scheduler=address)
 
 
 def test_paths_and_errors_on_workers_elsewhere(

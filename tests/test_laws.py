@@ -35,11 +35,11 @@ from tilesegment.raster.picture import Part, read_colour, resampled
 from tilesegment.raster.sink import Band, write_band
 from tilesegment.raster.source import open_scene
 from tilesegment.raster.values import blank_edge, blank_value, value_range
-from tilesegment.run import block as block_module
-from tilesegment.run.job import TraceSettings
-from tilesegment.run.ledger import ledger_folder, open_ledger
-from tilesegment.run.prepare import prepare, resolve_measures, shared_tolerance
+from tilesegment.run.block import predict as block_module
+from tilesegment.run.block.job import TraceSettings
 from tilesegment.run.record import versions
+from tilesegment.run.scene.ledger import ledger_folder, open_ledger
+from tilesegment.run.scene.prepare import prepare, resolve_measures, shared_tolerance
 from tilesegment.settings import Measure, VectorSettings, parse_bytes, parse_tile
 from tilesegment.tiling.blend import NODATA, axis_weights, count_probability
 from tilesegment.train.batches import epoch_batches
@@ -433,7 +433,7 @@ class TestTheLedgersKey:
 
     def test_by_the_program(self, key, monkeypatch) -> None:
         before = key()
-        monkeypatch.setattr("tilesegment.run.prepare.importlib.metadata.version", lambda name: "9.9")
+        monkeypatch.setattr("tilesegment.run.scene.prepare.importlib.metadata.version", lambda name: "9.9")
         assert key() != before
 
 

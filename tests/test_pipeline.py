@@ -26,9 +26,9 @@ import tilesegment
 from tests.fakes import Wavy, fake_card
 from tilesegment.errors import InputError, OutputError, SettingsError, TilesegmentError
 from tilesegment.model.store import save_model
-from tilesegment.run import block as block_module
-from tilesegment.run import pipeline
-from tilesegment.run.ledger import ledger_folder
+from tilesegment.run.block import predict as block_module
+from tilesegment.run.scene import pipeline
+from tilesegment.run.scene.ledger import ledger_folder
 from tilesegment.tiling import memory
 
 
@@ -280,7 +280,7 @@ class TestResume:
         changed = {"min_area": 0.3, "threshold": 0.6, "simplify": "2px", "connectivity": 8}
         tilesegment.predict(scene, expected, model=name, **changed)
         # All blocks are done, then writing the output fails.
-        monkeypatch.setattr("tilesegment.run.pipeline.write_layer", fail)
+        monkeypatch.setattr("tilesegment.run.scene.pipeline.write_layer", fail)
         with pytest.raises(OSError, match="disk full"):
             tilesegment.predict(scene, out, model=name)
         monkeypatch.undo()
@@ -420,7 +420,7 @@ class TestRefusals:
 
         out, name = tmp_path / "r.gpkg", model()
         with monkeypatch.context() as cut:
-            cut.setattr("tilesegment.run.pipeline.whole_features", stopped)
+            cut.setattr("tilesegment.run.scene.pipeline.whole_features", stopped)
             with pytest.raises(type(error)) as found:
                 tilesegment.predict(scene, out, model=name)
         assert found.value is error
@@ -432,7 +432,7 @@ class TestRefusals:
         # Root may write everywhere, so that the system's answer is played.
         locked = tmp_path / "locked"
         locked.mkdir()
-        monkeypatch.setattr("tilesegment.run.outputs.os.access", lambda path, mode: path != locked)
+        monkeypatch.setattr("tilesegment.run.scene.outputs.os.access", lambda path, mode: path != locked)
         with pytest.raises(OutputError, match="locked: cannot be written to"):
             tilesegment.predict(scene, tmp_path / "r.gpkg", mask=locked / "m.tif", model=model())
         assert counter.calls == 0
@@ -440,7 +440,7 @@ class TestRefusals:
     def test_a_crash_while_the_ledger_is_removed(
         self, scene, model, counter, tmp_path, monkeypatch
     ) -> None:
-        from tilesegment.run import ledger
+        from tilesegment.run.scene import ledger
 
         def half(folder: Path, ignore_errors: bool = False) -> None:
             if any(Path(folder).glob("*.block")):
@@ -461,7 +461,7 @@ class TestRefusals:
         assert not [path.name for path in tmp_path.iterdir() if "partial" in path.name]
 
     def test_a_second_run_on_the_same_output(self, scene, model, counter, tmp_path: Path) -> None:
-        from tilesegment.run.ledger import open_ledger
+        from tilesegment.run.scene.ledger import open_ledger
 
         out = tmp_path / "r.tif"
         with (
@@ -629,7 +629,7 @@ _CHILD = """
 import sys, time
 import numpy as np
 from tests.fakes import Wavy
-from tilesegment.run import block
+from tilesegment.run.block import predict as block
 from tilesegment.tiling import memory
 import tilesegment
 

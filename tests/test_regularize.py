@@ -18,7 +18,7 @@ from tests import drawn
 from tilesegment.errors import ModelError, SettingsError
 from tilesegment.grid import Grid, Window
 from tilesegment.model.card import Card, ModelClass
-from tilesegment.run.regular import in_metres, regular_features, rules_of
+from tilesegment.run.scene.regular import in_metres, regular_features, rules_of
 from tilesegment.settings import Measure, VectorSettings
 from tilesegment.tiling.plan import Plan
 from tilesegment.vector.apart import Candidates, kept_apart

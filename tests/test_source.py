@@ -305,7 +305,7 @@ def test_a_scene_over_http_is_read_and_identified(make_raster, rng, tmp_path: Pa
     import threading
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
-    from tilesegment.run.identity import scene_identity
+    from tilesegment.run.scene.identity import scene_identity
 
     values = rng.integers(0, 255, (3, 30, 30), np.uint8)
     make_raster(values)

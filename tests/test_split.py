@@ -16,7 +16,7 @@ import tilesegment
 from tests.fakes import Fake, fake_card
 from tilesegment.errors import SettingsError
 from tilesegment.model.store import save_model
-from tilesegment.run import block as block_module
+from tilesegment.run.block import predict as block_module
 from tilesegment.tiling import memory
 from tilesegment.tiling.blend import Strip
 from tilesegment.vector.instances import Planes, component, split, split_by_depth

@@ -30,8 +30,8 @@ NEIGHBOURS = {("vector", "model"), ("raster", "model")}
 # Built from parts that lie beside the package.
 CONFIGS = PACKAGE.parent / "configs"
 ONLY = {
-    "distributed": {"run/executor.py"},
-    "dask": {"run/executor.py"},
+    "distributed": {"run/scene/executor.py"},
+    "dask": {"run/scene/executor.py"},
     "click": {"cli/"},
     "torch": {
         "model/build.py",

@@ -5,18 +5,22 @@ from __future__ import annotations
 import dataclasses
 import os
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tilesegment.checked import checked
-from tilesegment.errors import SettingsError
+from tilesegment.errors import SettingsError, as_parameters
 from tilesegment.raster.source import Scene, open_scene
 from tilesegment.run.calibrate import calibrate_model
-from tilesegment.run.outputs import Outputs
-from tilesegment.run.pipeline import describe, run_predict
+from tilesegment.run.many.folder import Folders, SceneResult, run_many
+from tilesegment.run.many.inputs import entries_of
+from tilesegment.run.scene.outputs import Outputs
+from tilesegment.run.scene.pipeline import run_predict
+from tilesegment.run.scene.summary import describe
 from tilesegment.run.vectorize import vectorize_raster
 from tilesegment.settings import (
+    FORMATS,
     PredictSettings,
     VectorizeSettings,
     VectorSettings,
@@ -32,6 +36,7 @@ __all__ = [
     "open_scene",
     "plan",
     "predict",
+    "predict_many",
     "train_model",
     "vectorize",
 ]
@@ -73,6 +78,50 @@ def predict(
     )
     run = run_predict(_source(source), outputs, predict_settings(settings), progress=progress)
     return run.record
+
+
+def predict_many(
+    sources: Sequence[_Path],
+    folder: _Path,
+    *,
+    format: str = "gpkg",
+    mask: _Path | None = None,
+    probability: _Path | None = None,
+    overlay: _Path | None = None,
+    skip_existing: bool = False,
+    progress: Callable[[int, int, str], None] = lambda done, total, words: None,
+    **settings: Any,
+) -> Iterator[SceneResult]:
+    """Predict many scenes, one after the other with a model that is loaded once; what became of each, as it
+    is finished. One that fails does not stop the others.
+
+    sources: files, folders, patterns, `@` and a file that lists them, as on the command line. folder: of
+    the outputs, each under its scene's name; format: their kind, such as gpkg, parquet, geojson or tif.
+    mask, probability, overlay: folders as well. skip_existing: do nothing where outputs are there; those
+    that the same settings made of the same scene are always kept. progress: is called with (scenes done,
+    scenes in all, what is under way). settings: as for `predict`.
+
+    Raises `tilesegment.errors.TilesegmentError` where nothing can be begun.
+
+    >>> import tilesegment
+    >>> for result in tilesegment.predict_many(["scenes/*.tif"], "roofs"):    # doctest: +SKIP
+    ...     print(result.source, result.outcome, result.reason)
+    scenes/a.tif predicted
+    """
+    if format not in FORMATS:
+        raise SettingsError(f"--format {format!r}: use one of {', '.join(FORMATS)}")
+    entries = entries_of([_source(source) for source in sources], lambda: b"")
+    folders = Folders(
+        _path("folder", folder),
+        f".{format}",
+        _optional("mask", mask),
+        _optional("probability", probability),
+        _optional("overlay", overlay),
+    )
+    found = run_many(
+        entries, folders, predict_settings(settings), skip_existing=skip_existing, progress=progress
+    )
+    return (dataclasses.replace(result, reason=as_parameters(result.reason)) for result in found)
 
 
 def plan(source: _Path, **settings: Any) -> dict[str, Any]:

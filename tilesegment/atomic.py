@@ -1,4 +1,4 @@
-"""Files that are complete or unchanged, whatever happens while they are written; and locks on them."""
+"""Files that are complete or unchanged, whatever happens while they are written or read; locks on them."""
 
 from __future__ import annotations
 
@@ -51,3 +51,16 @@ def lock_file(file: IO[str], wait: bool = False) -> None:
         # A byte far behind the text, so that another process can still read who holds it.
         file.seek(1 << 20)
         msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def only_read() -> Iterator[None]:
+    """Nothing is written beside vector files that are read inside: GDAL would put a GeoPackage's metadata
+    into a `.aux.xml`."""
+    import pyogrio
+
+    pyogrio.set_gdal_config_options({"GDAL_PAM_ENABLED": False})
+    try:
+        yield
+    finally:
+        pyogrio.set_gdal_config_options({"GDAL_PAM_ENABLED": None})

@@ -5,7 +5,9 @@
     ├── SettingsError(ValueError)     an option, a config key or a combination of them is wrong
     ├── ModelError(ValueError)        a model file, its card or its weights cannot be used
     ├── MemoryBudgetError(ValueError) the work does not fit in --max-memory
-    ├── OutputError(OSError)          an output exists, is locked or cannot be written
+    ├── OutputError(OSError)          an output cannot be written
+    │   ├── ExistsError               it is there already
+    │   └── BusyError                 another run is writing it
     ├── BlockFailedError(RuntimeError) a block could not be predicted, on any worker
     └── TrainingError(RuntimeError)   training cannot go on: the loss diverged, or memory is short
 
@@ -44,7 +46,7 @@ def in_python(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*arguments, **settings)
         except TilesegmentError as error:
-            error.args = tuple(_as_parameters(str(part)) for part in error.args)
+            error.args = tuple(as_parameters(str(part)) for part in error.args)
             raise
         except ModuleNotFoundError as error:
             missing = missing_extra(error)
@@ -65,7 +67,8 @@ def missing_extra(error: ModuleNotFoundError) -> SettingsError | None:
     )
 
 
-def _as_parameters(text: str) -> str:
+def as_parameters(text: str) -> str:
+    """A message with parameters as Python names them."""
     text = text.replace("--overwrite", "overwrite=True").replace("-o ", "output ")
     return re.sub(r"--([a-z][a-z-]*[a-z])", lambda match: match[1].replace("-", "_"), text)
 
@@ -94,7 +97,15 @@ class MemoryBudgetError(TilesegmentError, ValueError):
 
 
 class OutputError(TilesegmentError, OSError):
-    """An output exists already, is locked by another run, or cannot be written."""
+    """An output cannot be written."""
+
+
+class ExistsError(OutputError):
+    """An output exists already."""
+
+
+class BusyError(OutputError):
+    """Another run is writing an output."""
 
 
 class BlockFailedError(TilesegmentError, RuntimeError):

@@ -94,6 +94,9 @@ class VectorSettings:
     dst_crs: str | None = None
 
 
+# Kinds of files in a folder of outputs: polygons, or the mask alone.
+FORMATS = ("gpkg", "parquet", "fgb", "geojson", "geojsonl", "shp", "tif")
+
 # By contact, where the model's card has it; never; at narrow places.
 SPLIT = ("auto", "none", "depth")
 

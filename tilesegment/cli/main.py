@@ -62,7 +62,8 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 all done, 1 failure, 2 usage, 130/143 stopped by a signal."""
+    """Run the command line and exit: 0 all done, 1 failure, 2 usage, 3 some of several scenes failed,
+    130/143 stopped by a signal."""
     signal.signal(signal.SIGTERM, _terminate)
     # The libraries' copies of GDAL print warnings by themselves; what they fail in is raised.
     os.environ.setdefault("CPL_LOG", os.devnull)
@@ -72,7 +73,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def _run(arguments: list[str] | None) -> int:
     try:
         _check_environment()
-        cli.main(args=arguments, prog_name="tilesegment", standalone_mode=False)
+        # Click hands an exit code on that a command gave.
+        code = cli.main(args=arguments, prog_name="tilesegment", standalone_mode=False)
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
@@ -106,7 +108,7 @@ def _run(arguments: list[str] | None) -> int:
         return 1
     except Exception as error:  # noqa: BLE001 - the last line of defence: one line, not a traceback
         return _internal(error)
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _internal(error: Exception) -> int:

@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tilesegment.cli import logs, options
+from tilesegment.errors import SettingsError, TilesegmentError
+from tilesegment.settings import FORMATS, PredictSettings
+
+if TYPE_CHECKING:
+    from tilesegment.run.many.folder import Folders
+    from tilesegment.run.many.inputs import Entry
+    from tilesegment.run.scene.outputs import Outputs
 
 _PATH = click.Path(path_type=Path)
+# The exit code where some of several scenes failed.
+_SOME_FAILED = 3
 
 
 @click.command(
     "predict", short_help="Predict a scene.", context_settings={"help_option_names": ["-h", "--help"]}
 )
-@click.argument("input", metavar="INPUT")
-@options.OUTPUT
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@options.option(
+    "-o",
+    "--output",
+    required=True,
+    envvar=None,
+    help="File to write; with several scenes the folder of their files.",
+)
+@options.option(
+    "--format",
+    type=click.Choice(FORMATS),
+    default="gpkg",
+    show_default=True,
+    help="Kind of the files in a folder.",
+)
 @click.option("--mask", type=_PATH, help="Also write the class mask (.tif).")
 @click.option("--probability", type=_PATH, help="Also write the probability of the class (.tif).")
 @click.option("--overlay", type=_PATH, help="Also write a picture of the result (.png).")
@@ -31,15 +55,18 @@ _PATH = click.Path(path_type=Path)
 @options.GDAL
 @options.OVERWRITE
 @options.option("--resume/--no-resume", default=True, help="Go on with an interrupted run.")
+@options.option("--skip-existing", is_flag=True, help="Skip scenes whose outputs are there already.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @options.PRINT_CONFIG
 @options.LOGS
 def command(
-    input: str,
-    output: Path,
+    inputs: tuple[str, ...],
+    output: str,
+    format: str,
     mask: Path | None,
     probability: Path | None,
     overlay: Path | None,
+    skip_existing: bool,
     dry_run: bool,
     print_config: bool,
     as_json: bool,
@@ -51,28 +78,100 @@ def command(
     """Predict INPUT (anything GDAL opens) and write OUTPUT: polygons for .gpkg .parquet .fgb .geojson
     .geojsonl .shp, the class mask for .tif.
 
+    Several scenes (files, folders, patterns such as 'scenes/**/*.tif', @LIST for a file of such lines, -
+    for lines from the standard input) go to a folder, each to a file of its name; --mask, --probability and
+    --overlay are folders too. One that fails does not stop the others; the exit code is then 3.
+
     An interrupted run goes on where it stopped when the same command is given again.
     """
     logs.start(-1 if quiet else verbose, log_format)
     settings["connectivity"] = int(settings["connectivity"])
     if print_config:
-        click.echo(options.as_yaml(settings), nl=False)
+        click.echo(
+            options.as_yaml({**settings, "format": format, "skip_existing": skip_existing}), nl=False
+        )
         return
     from tilesegment.api import predict_settings
-    from tilesegment.run.outputs import Outputs
-    from tilesegment.run.pipeline import describe, run_predict
+    from tilesegment.run.many.folder import Folders
+    from tilesegment.run.many.inputs import entries_of, is_several
+    from tilesegment.run.scene.outputs import Outputs
 
     resolved = predict_settings(settings)
-    outputs = Outputs(output, mask, probability, overlay)
+    if not is_several(inputs, output):
+        if skip_existing:
+            raise SettingsError("--skip-existing is for several scenes, whose outputs are in a folder")
+        _one(inputs[0], Outputs(Path(output), mask, probability, overlay), resolved, dry_run, as_json)
+        return
+    entries = entries_of(inputs, sys.stdin.buffer.read)
+    folders = Folders(Path(output), f".{format}", mask, probability, overlay)
+    if dry_run:
+        failed = _plans(entries, folders, resolved, as_json)
+    else:
+        failed = _many(entries, folders, resolved, skip_existing, as_json)
+    if failed:
+        raise click.exceptions.Exit(_SOME_FAILED)
+
+
+def _one(input: str, outputs: Outputs, settings: PredictSettings, dry_run: bool, as_json: bool) -> None:
+    from tilesegment.run.scene.pipeline import run_predict
+    from tilesegment.run.scene.summary import describe
+
     if dry_run:
         outputs.check(input)
-        plan = describe(input, resolved, outputs)
+        plan = describe(input, settings, outputs)
         click.echo(json.dumps(plan) if as_json else _plan_text(plan))
         return
-    run = run_predict(input, outputs, resolved, progress=logs.ProgressBar("tiles"))
+    run = run_predict(input, outputs, settings, progress=logs.ProgressBar("tiles"))
     if as_json:
         click.echo(json.dumps(run.record, default=str))
     logs.inform(_summary(run.record))
+
+
+def _many(
+    entries: list[Entry], folders: Folders, settings: PredictSettings, skip_existing: bool, as_json: bool
+) -> bool:
+    """Whether a scene failed."""
+    from tilesegment.run.many.folder import run_many
+
+    failed, counts = [], Counter[str]()
+    bar = logs.ProgressBar("scenes")
+    for result in run_many(entries, folders, settings, skip_existing=skip_existing, progress=bar):
+        counts[result.outcome] += 1
+        if as_json:
+            click.echo(json.dumps(result.plain(), default=str))
+        if result.record is not None:
+            logs.inform(_summary(result.record))
+        elif result.outcome == "failed":
+            failed.append(result.reason)
+            logs.report_error(result.reason)
+    logs.inform(", ".join(f"{counts[name]} {name}" for name in ("predicted", "skipped", "failed")))
+    if len(failed) < sum(counts.values()):
+        # They scrolled away between the others.
+        for reason in failed:
+            logs.report_error(f"failed: {reason}")
+    return bool(failed)
+
+
+def _plans(entries: list[Entry], folders: Folders, settings: PredictSettings, as_json: bool) -> bool:
+    """Print the plan of each scene; whether one has none."""
+    from tilesegment.run.scene.summary import describe
+
+    folders.check(entries)
+    failed, pixels, tiles = False, 0.0, 0
+    for entry in entries:
+        try:
+            plan = describe(entry.source, settings, folders.outputs(entry))
+        except TilesegmentError as error:
+            failed = True
+            logs.report_error(str(error))
+            continue
+        pixels, tiles = pixels + plan["megapixels"], tiles + plan["tiles"]
+        memory = plan["memory_bytes"]["total"] / 1e6
+        line = f"{plan['input']}: {plan['megapixels']:.1f} Mpx, {plan['tiles']} tiles, {memory:.0f} MB"
+        click.echo(json.dumps(plan) if as_json else line)
+    if not as_json:
+        click.echo(f"{len(entries)} scenes: {pixels:.1f} Mpx, {tiles} tiles")
+    return failed
 
 
 def _summary(record: dict[str, Any]) -> str:

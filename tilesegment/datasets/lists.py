@@ -18,7 +18,11 @@ _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BO
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file that hold something, without what surrounds it; comments (`#`) are left out.
     UTF-8, or UTF-16 with its mark. Raises InputError."""
-    text = read_text(path)
+    return lines_of(read_text(path))
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a list that hold something, without what surrounds it and without comments."""
     return [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
 
 
@@ -28,6 +32,11 @@ def read_text(path: Path) -> str:
         raw = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return decoded(raw, str(path))
+
+
+def decoded(raw: bytes, path: str) -> str:
+    """The text of a file's bytes; see `read_text`. Raises InputError."""
     encoding = next((name for mark, name in _MARKS.items() if raw.startswith(mark)), "utf-8")
     try:
         return raw.decode(encoding)

@@ -13,6 +13,7 @@ import shapely
 from affine import Affine
 from numpy.typing import NDArray
 
+from tilesegment.atomic import only_read
 from tilesegment.errors import InputError, SettingsError
 from tilesegment.grid import Grid, Window
 
@@ -53,7 +54,8 @@ def read_polygons(path: str, grid: Grid, asked: str = "") -> NDArray[Any]:
         if path.lower().endswith((".parquet", ".geoparquet")):
             frame = geopandas.read_parquet(path)
         else:
-            frame = geopandas.read_file(path, columns=[], layer=_layer_of(path))
+            with only_read():
+                frame = geopandas.read_file(path, columns=[], layer=_layer_of(path))
     except (DataSourceError, DataLayerError, OSError, ValueError) as error:
         raise InputError(f"{asked}{path}: cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(frame, geopandas.GeoDataFrame) or frame.crs is None:

@@ -1,1 +1,1 @@
-"""Running a plan: blocks, the ledger that keeps them, executors, and the story of one scene."""
+"""What the commands do: a block, a scene, and the other stories, with what they share."""

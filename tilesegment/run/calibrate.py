@@ -15,7 +15,7 @@ from tilesegment.model.store import ModelFile, find_model, read_int8, read_weigh
 from tilesegment.raster.source import gdal_environment, open_scene
 from tilesegment.raster.values import value_range
 from tilesegment.run.files import discard, publish, writing
-from tilesegment.run.prepare import cores
+from tilesegment.run.scene.prepare import cores
 
 
 def calibrate_model(

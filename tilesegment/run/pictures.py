@@ -13,11 +13,11 @@ from tilesegment.model.engines import Predictor, Setup, load_engine
 from tilesegment.model.engines.choose import EngineChoice, choose_engine
 from tilesegment.model.store import ModelFile
 from tilesegment.raster.source import Pixels, SceneSpec
-from tilesegment.run.blockfile import BlockPixels
-from tilesegment.run.job import Job, TraceSettings
-from tilesegment.run.prepare import cores
-from tilesegment.run.rows import predict_rows
-from tilesegment.run.stopwatch import Stopwatch
+from tilesegment.run.block.file import BlockPixels
+from tilesegment.run.block.job import Job, TraceSettings
+from tilesegment.run.block.rows import predict_rows
+from tilesegment.run.block.stopwatch import Stopwatch
+from tilesegment.run.scene.prepare import cores
 from tilesegment.tiling.blend import NODATA
 from tilesegment.tiling.plan import Plan, fitting_tile
 from tilesegment.vector.trace import Fragments

@@ -24,7 +24,7 @@ from tilesegment.raster.values import value_range
 from tilesegment.run.calibrate import model_target
 from tilesegment.run.evaluate_model import evaluate_model
 from tilesegment.run.files import discard, publish, writing
-from tilesegment.run.prepare import cores
+from tilesegment.run.scene.prepare import cores
 
 # First convolutions that stay in floats: at full resolution ranges are wide, and little is gained.
 _KEPT = (5, 12)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tilesegment.errors import without_secrets
 from tilesegment.model.store import ModelFile
-from tilesegment.run.blockfile import BlockInfo
+from tilesegment.run.block.file import BlockInfo
 from tilesegment.settings import Measure, PredictSettings
 
 _PACKAGES = ("rasterio", "numpy", "shapely", "pyogrio", "torch", "segmentation-models-pytorch")
@@ -24,13 +27,16 @@ def software() -> str:
     return f"tilesegment {importlib.metadata.version('tilesegment')}"
 
 
-def versions() -> dict[str, str]:
+@functools.cache
+def versions() -> Mapping[str, str]:
     """Versions of Python, GDAL and those packages that decide a result, as far as they are installed."""
     import rasterio
 
     installed = {found.name for found in importlib.metadata.distributions()}
     found = {name: importlib.metadata.version(name) for name in _PACKAGES if name in installed}
-    return {"python": platform.python_version(), "gdal": rasterio.__gdal_version__, **found}
+    return MappingProxyType(
+        {"python": platform.python_version(), "gdal": rasterio.__gdal_version__, **found}
+    )
 
 
 def provenance(path: str, model: ModelFile, settings: dict[str, Any]) -> dict[str, str]:

@@ -17,14 +17,14 @@ from tilesegment.grid import Window
 from tilesegment.model.card import ModelClass, default_colours
 from tilesegment.raster.labels import category_names
 from tilesegment.raster.source import Scene, SceneSpec, gdal_environment, open_scene
-from tilesegment.run.blockfile import new_block
+from tilesegment.run.block.file import new_block
 from tilesegment.run.files import discard, publish, writing
-from tilesegment.run.ledger import Ledger, open_ledger
-from tilesegment.run.outputs import Outputs
-from tilesegment.run.prepare import resolve_measures, shared_tolerance
-from tilesegment.run.publish import whole_features
 from tilesegment.run.record import now, software
-from tilesegment.run.regular import rules_of
+from tilesegment.run.scene.ledger import Ledger, open_ledger
+from tilesegment.run.scene.outputs import Outputs
+from tilesegment.run.scene.prepare import resolve_measures, shared_tolerance
+from tilesegment.run.scene.publish import whole_features
+from tilesegment.run.scene.regular import rules_of
 from tilesegment.settings import VectorizeSettings, VectorSettings
 from tilesegment.tiling.plan import Block, Plan
 from tilesegment.vector.parallel import in_threads

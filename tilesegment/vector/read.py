@@ -13,6 +13,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from tilesegment.atomic import only_read
 from tilesegment.errors import InputError, SettingsError
 from tilesegment.grid import Grid
 from tilesegment.polygons import Polygons
@@ -95,6 +96,12 @@ def read_layer(path: str, layer: str | None = None) -> PolygonLayer:
     )
 
 
+def check_opens(path: str) -> None:
+    """Raises InputError for a file that cannot be read as polygons; no polygon is looked at."""
+    with _opened(path, None):
+        return
+
+
 def _areal(shapes: NDArray[Any], path: str) -> tuple[NDArray[Any], NDArray[np.bool_], int]:
     """Valid polygons, which of the given ones they are, and how many were not valid."""
     kept = np.asarray(~(shapely.is_missing(shapes) | shapely.is_empty(shapes)), np.bool_)
@@ -142,7 +149,7 @@ def _opened(path: str, layer: str | None) -> Iterator[tuple[str | None, str, Ite
         opener = (
             _parquet(path) if DRIVERS.get(Path(path).suffix.lower()) == "Parquet" else _ogr(path, layer)
         )
-        with opener as found:
+        with only_read(), opener as found:
             yield found
     except (DataSourceError, DataLayerError, OSError, ValueError) as error:
         if isinstance(error, InputError | SettingsError):

@@ -19,8 +19,8 @@ from tilesegment.model.store import ModelFile, find_model
 from tilesegment.raster.aoi import box_region, read_aoi, region_of
 from tilesegment.raster.source import Scene, open_scene
 from tilesegment.raster.values import ValueRange, blank_edge, value_range
-from tilesegment.run.identity import scene_identity
-from tilesegment.run.job import Job, TraceSettings
+from tilesegment.run.block.job import Job, TraceSettings
+from tilesegment.run.scene.identity import scene_identity
 from tilesegment.settings import SPLIT, Measure, PredictSettings, VectorSettings
 from tilesegment.tiling.blend import BLEND_MODES, BlendMode
 from tilesegment.tiling.memory import PROCESS_BYTES, Load, fit_blocks, worst_memory

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilesegment.errors import OutputError, SettingsError
+from tilesegment.errors import ExistsError, OutputError, SettingsError
 from tilesegment.raster.sink import is_raster
 from tilesegment.run.files import belongings, check_name, settle
-from tilesegment.run.ledger import Ledger, ledger_folder
 from tilesegment.run.record import is_record
+from tilesegment.run.scene.ledger import Ledger, ledger_folder
 from tilesegment.vector.write import DRIVERS, is_vector
 
 
@@ -89,17 +89,17 @@ class Outputs:
                     raise OutputError(f"{file}: is an input of this run; choose another name")
 
     def refuse_existing(self) -> None:
-        """Raises OutputError where something has an output's name already, or belongs to one that has."""
+        """Raises ExistsError where something has an output's name already, or belongs to one that has."""
         for path in self.all:
             if path.exists():
-                raise OutputError(f"{path}: exists already; choose another name or give --overwrite")
+                raise ExistsError(f"{path}: exists already; choose another name or give --overwrite")
             for file in belongings(path):
-                raise OutputError(
+                raise ExistsError(
                     f"{file}: exists already, and would belong to {path.name}; choose another name or give "
                     "--overwrite"
                 )
         if self.record.exists() and not is_record(self.record):
-            raise OutputError(
+            raise ExistsError(
                 f"{self.record}: exists already, and the record would replace it; choose another name or "
                 "give --overwrite"
             )

@@ -9,10 +9,10 @@ from typing import Any
 
 from tilesegment.model.engines import Predictor, Setup, load_engine
 from tilesegment.raster.source import Scene, gdal_environment
-from tilesegment.run.blockfile import BlockInfo, new_block
-from tilesegment.run.job import BlockTask, Job
-from tilesegment.run.rows import Counts, predict_rows
-from tilesegment.run.stopwatch import Stopwatch
+from tilesegment.run.block.file import BlockInfo, new_block
+from tilesegment.run.block.job import BlockTask, Job
+from tilesegment.run.block.rows import Counts, predict_rows
+from tilesegment.run.block.stopwatch import Stopwatch
 from tilesegment.tiling.memory import give_back_memory
 
 # A worker process predicts one block at a time, however many threads its scheduler gives it.

@@ -8,42 +8,39 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tilesegment.atomic import write_text
-from tilesegment.errors import InputError, without_secrets
+from tilesegment.errors import InputError
 from tilesegment.grid import Grid
 from tilesegment.raster.sink import Band, check_options, write_band
 from tilesegment.raster.source import Scene, gdal_environment
 from tilesegment.report.overlay import write_overlay
-from tilesegment.run.blockfile import BlockInfo
-from tilesegment.run.executor import check_scheduler, run_dask, run_serial
+from tilesegment.run.block.file import BlockInfo
+from tilesegment.run.block.job import BlockTask, Job
 from tilesegment.run.files import discard, publish, writing
-from tilesegment.run.job import BlockTask, Job
-from tilesegment.run.ledger import Ledger, ledger_folder, open_ledger
-from tilesegment.run.outputs import Outputs, refuse_existing, refuse_foreign
-from tilesegment.run.prepare import Prepared, blank_warning, plan_memory, prepare
-from tilesegment.run.publish import (
+from tilesegment.run.record import (
+    plain_settings,
+    provenance,
+)
+from tilesegment.run.scene.executor import Executor
+from tilesegment.run.scene.ledger import Ledger, ledger_folder, open_ledger
+from tilesegment.run.scene.outputs import Outputs, refuse_existing, refuse_foreign
+from tilesegment.run.scene.prepare import Prepared, blank_warning, prepare
+from tilesegment.run.scene.publish import (
     Mosaic,
     on_output_grid,
     output_window,
     retrace,
     whole_features,
 )
-from tilesegment.run.record import (
-    now,
-    plain_settings,
-    provenance,
-    software,
-    stage_seconds,
-    versions,
-)
-from tilesegment.run.regular import rules_of
-from tilesegment.run.saved import SavedPixels
-from tilesegment.run.split import Splitting
+from tilesegment.run.scene.regular import rules_of
+from tilesegment.run.scene.saved import SavedPixels
+from tilesegment.run.scene.split import Splitting
+from tilesegment.run.scene.summary import record_of
 from tilesegment.settings import PredictSettings
 from tilesegment.vector.parallel import in_threads
 from tilesegment.vector.regularize import Rules
@@ -64,28 +61,21 @@ class Run:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-def describe(source: str, settings: PredictSettings, outputs: Outputs | None = None) -> dict[str, Any]:
-    """The plan of a run, without running it: blocks, tiles, recompute factor, memory and disk."""
-    trace = outputs is None or outputs.vector is not None
-    with gdal_environment(settings.gdal):
-        prepared = prepare(source, settings, trace, "").with_blocks({})
-    return _describe(source, prepared)
-
-
 def run_predict(
     source: str,
     outputs: Outputs,
     settings: PredictSettings,
     *,
     progress: Progress = lambda done, total: None,
+    executor: Executor | None = None,
 ) -> Run:
-    """Predict a scene and write everything asked for; see `tilesegment.predict`.
+    """Predict a scene and write everything asked for; see `tilesegment.predict`. executor: of several
+    scenes, the caller's; by default one of this scene's own.
 
     Warnings and notes go to the logger `tilesegment`, a line each.
     """
     begin = time.perf_counter()
-    if settings.scheduler is not None:
-        check_scheduler(settings.scheduler)
+    place = executor if executor is not None else Executor(settings.workers, settings.scheduler)
     outputs.check(source, settings.aoi)
     refuse_existing(outputs, settings.overwrite)
     outputs.settle()
@@ -102,12 +92,12 @@ def run_predict(
         refuse_foreign(outputs, settings.overwrite, ledger)
         prepared = prepared.with_blocks(ledger.fixed)
         ledger.fix(prepared.fixed)
-        with ThreadPoolExecutor(1) as beside:
+        with ThreadPoolExecutor(1) as beside, nullcontext() if place is executor else place:
             if outputs.vector is not None:
                 # What takes longest of the writer's imports; the cores are busy with forward passes, which
                 # hold no lock. Not pyogrio: it hears of GDAL's errors in the thread that loads it.
                 beside.submit(importlib.import_module, "geopandas")
-            found, fresh = _predict_missing(prepared, ledger, settings, progress)
+            found, fresh = _predict_missing(prepared, ledger, place, progress)
         infos = list(found.values())
         warnings += _late_warnings(infos, settings, warnings)
         if not any(info.valid_pixels for info in infos):
@@ -117,7 +107,7 @@ def run_predict(
         marks = provenance(source, prepared.job.model, plain_settings(settings))
         publishing = time.perf_counter()
         counts = _write_outputs(prepared, ledger, outputs, settings, marks)
-        record = _record(source, prepared, outputs, settings, infos, fresh, warnings)
+        record = record_of(source, prepared, outputs, settings, infos, fresh, warnings)
         record["counts"] |= counts
         record["seconds"]["write"] = round(time.perf_counter() - publishing, 3)
         record["seconds"]["wall"] = round(time.perf_counter() - begin, 3)
@@ -169,7 +159,7 @@ def _layer(prepared: Prepared, settings: PredictSettings, path: Path, marks: dic
 def _predict_missing(
     prepared: Prepared,
     ledger: Ledger,
-    settings: PredictSettings,
+    executor: Executor,
     progress: Progress,
 ) -> tuple[dict[int, BlockInfo], list[BlockInfo]]:
     """All blocks in the ledger: those found there, traced again where need be, and the rest predicted."""
@@ -186,11 +176,7 @@ def _predict_missing(
     fresh: list[BlockInfo] = []
     total = job.plan.predicted_tiles
     tiles = _Tally(total - sum(task.block.tiles for task in tasks), total, progress)
-    if tasks and (settings.workers or settings.scheduler):
-        done = run_dask(tasks, settings.workers, settings.scheduler)
-    else:
-        done = run_serial(tasks, tiles.add)
-    for info in done:
+    for info in executor.predict(tasks, tiles.add):
         fresh.append(info)
         block = by_name[info.name]
         found[block.index] = info
@@ -317,69 +303,3 @@ def _late_warnings(infos: list[BlockInfo], settings: PredictSettings, said: list
     for line in late:
         _log.warning(line)
     return late
-
-
-def _describe(source: str, prepared: Prepared) -> dict[str, Any]:
-    plan, memory = prepared.job.plan, plan_memory(prepared)
-    metres = prepared.grid.metres_per_pixel
-    area = plan.region.area
-    return {
-        "input": without_secrets(source),
-        "model": prepared.job.model.name,
-        "grid": {
-            "height": plan.height,
-            "width": plan.width,
-            "resampled": prepared.job.scene.shape is not None,
-            "metres_per_pixel": None if metres is None else [round(m, 5) for m in metres],
-        },
-        "bands": list(prepared.job.scene.bands),
-        "range": {
-            "low": list(prepared.range.low),
-            "high": list(prepared.range.high),
-            "from": prepared.range.source,
-        },
-        "megapixels": round(area / 1e6, 3),
-        "tile": list(plan.tile),
-        "overlap": plan.overlap,
-        "blocks": len(plan.blocks),
-        "tiles": plan.predicted_tiles,
-        "recompute": round(plan.recompute, 4),
-        "memory_bytes": memory,
-        # Pixels compress to a third or better; polygons take about as much again.
-        "disk_bytes": area * ((1 if prepared.load.channels == 1 else 2) + prepared.load.contact),
-        "warnings": list(prepared.warnings),
-    }
-
-
-def _record(
-    source: str,
-    prepared: Prepared,
-    outputs: Outputs,
-    settings: PredictSettings,
-    infos: list[BlockInfo],
-    fresh: list[BlockInfo],
-    warnings: list[str],
-) -> dict[str, Any]:
-    return {
-        "software": software(),
-        "finished": now(),
-        "outputs": [str(path) for path in outputs.all],
-        "plan": _describe(source, prepared) | {"warnings": warnings},
-        "model": {
-            "name": prepared.job.model.name,
-            "sha256": prepared.job.model.sha256,
-            "credits": list(prepared.job.model.card.credits),
-        },
-        "engine": sorted({info.engine for info in infos}),
-        "settings": plain_settings(replace(settings)),
-        "versions": versions(),
-        "counts": {
-            "blocks": len(infos),
-            "blocks_predicted": len(fresh),
-            "tiles_predicted": sum(info.tiles for info in fresh),
-            "tiles_skipped": sum(info.skipped_tiles for info in fresh),
-            "valid_pixels": sum(info.valid_pixels for info in infos),
-        },
-        "seconds": stage_seconds(fresh),
-        "warnings": warnings,
-    }

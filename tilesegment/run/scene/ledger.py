@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from tilesegment.atomic import lock_file, write_text
-from tilesegment.errors import OutputError
-from tilesegment.run.blockfile import BlockInfo, check_block
+from tilesegment.errors import BusyError, OutputError
+from tilesegment.run.block.file import BlockInfo, check_block
 from tilesegment.tiling.plan import Block
 
 _STATE = "run.json"
@@ -104,7 +104,7 @@ def ledger_folder(output: Path) -> Path:
 def open_ledger(output: Path, key: dict[str, Any], resume: bool = True) -> Iterator[Ledger]:
     """The locked ledger of an output, with the blocks of an earlier run if its key was the same.
 
-    Raises OutputError where another run holds it, or the folder cannot be written.
+    Raises BusyError where another run holds it, OutputError where the folder cannot be written.
     """
     folder = ledger_folder(output)
     shutil.rmtree(_discarded(folder), ignore_errors=True)
@@ -149,7 +149,7 @@ def _take(lock: IO[str], output: Path) -> None:
     except OSError as error:
         lock.seek(0)
         holder = lock.read().strip() or "another process"
-        raise OutputError(
+        raise BusyError(
             f"{output}: another run is writing it ({holder}); wait for it or choose another output"
         ) from error
     lock.seek(0)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilesegment.grid import Window
-from tilesegment.run.blockfile import BlockPixels, read_rows
+from tilesegment.run.block.file import BlockPixels, read_rows
 from tilesegment.tiling.blend import NODATA
 from tilesegment.tiling.plan import Block, Plan
 

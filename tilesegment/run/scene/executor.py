@@ -1,6 +1,7 @@
 """Where blocks run: in this process, or on Dask workers. The only file that imports Dask.
 
-Both are the same loop over the same function; serial is the reference.
+Both are the same loop over the same function; serial is the reference. An executor serves one scene or
+many: its model is loaded once, and its workers are started once, when there is something to do.
 """
 
 from __future__ import annotations
@@ -9,39 +10,64 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
 from tilesegment.errors import BlockFailedError, SettingsError, TilesegmentError
 from tilesegment.raster.opening import gdal_path, is_local_file
-from tilesegment.run.block import forget_model, predict_block
-from tilesegment.run.blockfile import BlockInfo
-from tilesegment.run.job import BlockTask
+from tilesegment.run.block.file import BlockInfo
+from tilesegment.run.block.job import BlockTask
+from tilesegment.run.block.predict import forget_model, predict_block
 
 
-def run_serial(tasks: Sequence[BlockTask], tick: Callable[[], None]) -> Iterator[BlockInfo]:
-    """Predict the blocks one after the other; `tick` is called for every tile. The model is given up
-    afterwards: its memory is what joining and writing need next."""
-    for task in tasks:
-        yield predict_block(task, tick=tick)
-    forget_model()
+class Executor:
+    """Predicts blocks: in this process, on a local cluster of `workers` processes, or on those of a running
+    scheduler, which need the package and the paths. Closing it gives up the model, whose memory is what
+    joining and writing need next, and ends what was started.
 
-
-def run_dask(tasks: Sequence[BlockTask], workers: int | None, scheduler: str | None) -> Iterator[BlockInfo]:
-    """Predict the blocks on a local cluster of `workers` processes, or on those of a running scheduler,
-    which need the package and the paths. At most two blocks a worker are under way; those of a worker
-    that is lost are run again.
-
-    Raises SettingsError where the scheduler has no workers, BlockFailedError where a block's worker dies
-    again and again.
+    Raises SettingsError for what is no address of a scheduler: Dask would wait for it for long.
     """
-    from distributed import as_completed
-    from distributed.scheduler import KilledWorker
 
-    with _client(workers, scheduler) as (client, threads):
-        tasks = [_absolute(_with_lanes(task, threads)) for task in tasks]
-        waiting = iter(tasks)
+    def __init__(self, workers: int | None = None, scheduler: str | None = None) -> None:
+        if scheduler is not None:
+            _check_scheduler(scheduler)
+        self._workers, self._scheduler = workers, scheduler
+        self._started = ExitStack()
+        self._client: Any = None
+        self._threads: int | None = None
+
+    def __enter__(self) -> Executor:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._client = None
+        self._started.close()
+        forget_model()
+
+    def predict(self, tasks: Sequence[BlockTask], tick: Callable[[], None]) -> Iterator[BlockInfo]:
+        """What was made of the blocks, in the order in which they are finished. tick: is called for every
+        tile that is predicted in this process.
+
+        Raises SettingsError where the scheduler has no workers, BlockFailedError where a block's worker
+        dies again and again.
+        """
+        if self._workers is None and self._scheduler is None:
+            for task in tasks:
+                yield predict_block(task, tick=tick)
+        elif tasks:
+            yield from self._on_cluster(tasks)
+
+    def _on_cluster(self, tasks: Sequence[BlockTask]) -> Iterator[BlockInfo]:
+        """At most two blocks a worker are under way; those of a worker that is lost are run again."""
+        from distributed import as_completed
+        from distributed.scheduler import KilledWorker
+
+        if self._client is None:
+            cluster = _client(self._workers, self._scheduler)
+            self._client, self._threads = self._started.enter_context(cluster)
+        client = self._client
+        waiting = iter([_absolute(_with_lanes(task, self._threads)) for task in tasks])
         pool = as_completed(loop=client.loop)
         most = 2 * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
         for task in _take(waiting, most):
@@ -86,8 +112,7 @@ def _absolute(task: BlockTask) -> BlockTask:
     return replace(task, job=replace(task.job, scene=scene), path=os.path.abspath(task.path))
 
 
-def check_scheduler(address: str) -> None:
-    """Raises SettingsError for what is no address of a scheduler: Dask would wait for it for long."""
+def _check_scheduler(address: str) -> None:
     if not re.fullmatch(r"((tcp|tls|ws|wss|ucx|ucxx)://)?([^\s/:]+|\[[0-9a-fA-F:.]+\]):\d{1,5}", address):
         raise SettingsError(f"--scheduler {address!r} is no address; write tcp://HOST:8786")
 

@@ -12,7 +12,7 @@ import shapely
 from numpy.typing import NDArray
 
 from tilesegment.grid import Grid, Window
-from tilesegment.run.saved import SavedPixels
+from tilesegment.run.scene.saved import SavedPixels
 from tilesegment.settings import VectorSettings
 from tilesegment.vector.clean import fill_holes, pixel_metric
 from tilesegment.vector.gate import State

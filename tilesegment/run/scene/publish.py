@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilesegment.grid import Grid, Window
-from tilesegment.run.blockfile import (
+from tilesegment.run.block.file import (
     BlockInfo,
     BlockPixels,
     new_block,
@@ -18,9 +18,9 @@ from tilesegment.run.blockfile import (
     read_fragments,
     read_rows,
 )
-from tilesegment.run.job import Job, TraceSettings, trace_block
-from tilesegment.run.regular import regular_features
-from tilesegment.run.split import Splitting
+from tilesegment.run.block.job import Job, TraceSettings, trace_block
+from tilesegment.run.scene.regular import regular_features
+from tilesegment.run.scene.split import Splitting
 from tilesegment.settings import Measure, VectorSettings
 from tilesegment.tiling.blend import NODATA
 from tilesegment.tiling.plan import Block, Plan

@@ -15,7 +15,7 @@ from tilesegment.grid import Window
 from tilesegment.model.engines.choose import EngineChoice
 from tilesegment.model.store import ModelFile
 from tilesegment.raster.source import SceneSpec
-from tilesegment.run.blockfile import BlockPixels
+from tilesegment.run.block.file import BlockPixels
 from tilesegment.tiling.blend import NODATA, PROBABILITY_MAX, BlendMode
 from tilesegment.tiling.plan import Block, Plan
 from tilesegment.vector.trace import Fragments, Traceable, trace_bands

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from tilesegment.grid import Window
 from tilesegment.raster.aoi import inside_aoi
 from tilesegment.raster.source import Pixels, gdal_environment
-from tilesegment.run.job import Job
-from tilesegment.run.stopwatch import Stopwatch
+from tilesegment.run.block.job import Job
+from tilesegment.run.block.stopwatch import Stopwatch
 from tilesegment.tiling.plan import Block
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tilesegment.errors import BlockFailedError
 from tilesegment.grid import Window
-from tilesegment.run.blockfile import BlockPixels
+from tilesegment.run.block.file import BlockPixels
 
 
 class Finished:

@@ -25,11 +25,11 @@ from tilesegment.grid import Window
 from tilesegment.model.engines import Pending, Predictor
 from tilesegment.raster.source import Pixels
 from tilesegment.raster.values import blank_value
-from tilesegment.run.blockfile import BlockPixels
-from tilesegment.run.finished import Finished
-from tilesegment.run.job import Job, trace_block
-from tilesegment.run.stopwatch import Stopwatch
-from tilesegment.run.tilerows import PixelSource, TileRow, cut_tile, tile_rows, wanted_part
+from tilesegment.run.block.file import BlockPixels
+from tilesegment.run.block.finished import Finished
+from tilesegment.run.block.job import Job, trace_block
+from tilesegment.run.block.stopwatch import Stopwatch
+from tilesegment.run.block.tilerows import PixelSource, TileRow, cut_tile, tile_rows, wanted_part
 from tilesegment.tiling.blend import NODATA, Blender, tile_weights
 from tilesegment.tiling.memory import rows_waiting
 from tilesegment.tiling.plan import Block

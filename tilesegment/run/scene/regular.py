@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from tilesegment.errors import SettingsError
 from tilesegment.grid import Grid
-from tilesegment.run.saved import SavedPixels
+from tilesegment.run.scene.saved import SavedPixels
 from tilesegment.settings import REGULARIZE, Measure, VectorSettings
 from tilesegment.vector.apart import Candidates, kept_apart
 from tilesegment.vector.clean import clean_regular

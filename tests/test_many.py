@@ -1,0 +1,390 @@
+"""Many scenes in one command: which ones are meant, and that each is done as if it were alone."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+
+import tilesegment
+from tests.fakes import Wavy, fake_card
+from tilesegment.errors import InputError, OutputError, SettingsError
+from tilesegment.model.store import save_model
+from tilesegment.run.block import predict as block_module
+from tilesegment.run.many.inputs import Entry, entries_of, is_several
+from tilesegment.run.scene.ledger import open_ledger
+from tilesegment.settings import FORMATS
+from tilesegment.vector.write import is_vector
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replaces the network; the names of the models that were loaded."""
+    found: list[str] = []
+
+    def load(name: str, model: Any, setup: Any) -> Wavy:
+        found.append(model.name)
+        return Wavy()
+
+    monkeypatch.setattr(block_module, "load_engine", load)
+    monkeypatch.setattr(block_module, "_loaded", {})
+    return found
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    path = tmp_path / "model.safetensors"
+    save_model(path, {"w": np.zeros(3, np.float32)}, fake_card(2))
+    return str(path)
+
+
+@pytest.fixture
+def scenes(tmp_path: Path, make_raster: Callable[..., Path], rng: np.random.Generator) -> Path:
+    """A folder of three scenes of different sizes, and of what is none."""
+    folder = tmp_path / "scenes"
+    (folder / "north").mkdir(parents=True)
+    for name, size in (("a.tif", (70, 90)), ("b.TIF", (141, 120)), ("north/a.tif", (64, 64))):
+        values = np.kron(rng.integers(0, 255, (3, 15, 19)), np.ones((1, 10, 10))).astype(np.uint8)
+        make_raster(values[:, : size[0], : size[1]]).rename(folder / name)
+    for name in ("notes.txt", ".hidden.tif", "a.tfw", "list.csv"):
+        (folder / name).write_text("no scene")
+    return folder
+
+
+def names(entries: list[Entry], root: Path) -> dict[str, str]:
+    return {entry.name: os.path.relpath(entry.source, root) for entry in entries}
+
+
+class TestInputs:
+    def test_files_folders_and_patterns(self, scenes: Path) -> None:
+        def found(*words: str) -> dict[str, str]:
+            return names(entries_of([str(scenes / word) for word in words], bytes), scenes)
+
+        assert found("a.tif") == {"a": "a.tif"}
+        # A folder is its rasters, not what is in folders within, hidden, or no raster.
+        assert found(".") == {"a": "a.tif", "b": "b.TIF"}
+        assert found("*.tif", "b.TIF") == {"a": "a.tif", "b": "b.TIF"}
+        # A pattern keeps the folders below what is fixed of it.
+        assert found("**/*.tif") == {"a": "a.tif", "north/a": "north/a.tif"}
+        assert found("n*/a.tif") == {"north/a": "north/a.tif"}
+        # What is named twice is done once.
+        assert found("a.tif", ".", "[ab].tif") == {"a": "a.tif", "b": "b.TIF"}
+
+    def test_order_is_that_of_the_words(self, scenes: Path) -> None:
+        found = entries_of([str(scenes / "b.TIF"), str(scenes)], bytes)
+        assert [entry.name for entry in found] == ["b", "a"]
+
+    @pytest.mark.parametrize(
+        ("source", "name"),
+        [
+            ("https://example.org/data/town.tif?X-Amz-Signature=secret", "town"),
+            ("s3://bucket/a.b/town.v2.tif", "town.v2"),
+            ("/vsizip/pack.zip/in/town.jp2", "town"),
+            ("zip://pack.zip!in/town.jp2", "town"),
+            ("PG:dbname=towns table=x", "PG_dbname=towns table=x"),
+            ("https://example.org/tiles/*.tif", "_"),
+        ],
+    )
+    def test_names_of_what_is_no_file(self, source: str, name: str) -> None:
+        assert entries_of([source], bytes) == [Entry(source, name)]
+
+    def test_lists(self, scenes: Path, tmp_path: Path) -> None:
+        lines = f"# scenes\r\n\r\n  {scenes / 'a.tif'}\r\n{scenes / 'north'}{os.sep}*.tif\r\n"
+        listed = tmp_path / "list.txt"
+        # Two of one name are no error where they are one file.
+        listed.write_bytes(lines.replace("*.tif", "n*.tif").encode("utf-8-sig"))
+        with pytest.raises(InputError, match=r"n\*\.tif: no file is named so"):
+            entries_of([f"@{listed}"], bytes)
+        listed.write_bytes(f"{scenes / 'a.tif'}\n{scenes / 'b.TIF'}\n".encode("utf-16"))
+        assert names(entries_of([f"@{listed}"], bytes), scenes) == {"a": "a.tif", "b": "b.TIF"}
+        from_input = entries_of(["-"], lambda: f"{scenes / 'b.TIF'}\n".encode())
+        assert names(from_input, scenes) == {"b": "b.TIF"}
+        with pytest.raises(InputError, match=r"nowhere\.txt: cannot be read"):
+            entries_of(["@nowhere.txt"], bytes)
+        with pytest.raises(InputError, match="standard input: is not in utf-8"):
+            entries_of(["-"], lambda: b"\xff\xfa.tif")
+
+    def test_two_of_one_name(self, scenes: Path) -> None:
+        words = [str(scenes / "a.tif"), str(scenes / "north" / "a.tif")]
+        with pytest.raises(SettingsError, match=r"a\.tif and .*north.a\.tif would both be written as a;"):
+            entries_of(words, bytes)
+
+    def test_names_with_the_characters_of_patterns(self, scenes: Path) -> None:
+        odd = scenes / "odd"
+        odd.mkdir()
+        for name in ("x[1].tif", "@y.tif"):
+            (odd / name).write_bytes((scenes / "a.tif").read_bytes())
+        assert names(entries_of([str(odd / "x[1].tif")], bytes), odd) == {"x[1]": "x[1].tif"}
+        assert not is_several([str(odd / "x[1].tif")], "o.gpkg")
+        assert names(entries_of([str(odd)], bytes), odd) == {"x[1]": "x[1].tif", "@y": "@y.tif"}
+
+    def test_one_or_several(self, scenes: Path, tmp_path: Path) -> None:
+        a = str(scenes / "a.tif")
+        assert not is_several([a], "roofs.gpkg")
+        assert not is_several([a], "roofs")
+        # GDAL reads some folders as rasters.
+        assert not is_several([str(scenes)], "roofs.gpkg")
+        assert is_several([str(scenes)], "roofs")
+        for words, output in (
+            ([a], "roofs/"),
+            ([a], str(tmp_path)),
+            ([a, a], "roofs"),
+            (["-"], "roofs.v2"),
+        ):
+            assert is_several(words, output)
+        with pytest.raises(SettingsError, match=r"written to a folder: -o town.roofs/ --format fgb"):
+            is_several([str(scenes / "*.tif")], os.path.join("town", "roofs.FGB"))
+
+    def test_formats_are_those_that_are_written(self) -> None:
+        assert [name for name in FORMATS if not is_vector(f"x.{name}")] == ["tif"]
+
+
+class TestRuns:
+    def test_each_is_done_as_if_it_were_alone(self, scenes, model, loads, tmp_path: Path) -> None:
+        out, masks = tmp_path / "roofs", tmp_path / "masks"
+        told: list[tuple[int, int, str]] = []
+        results = list(
+            tilesegment.predict_many(
+                [scenes / "**" / "*.[tT][iI][fF]"], out, mask=masks, model=model, min_area=0,
+                progress=lambda *words: told.append(words),
+            )
+        )  # fmt: skip
+        assert [result.outcome for result in results] == ["predicted"] * 3
+        # The model is loaded once for all of them.
+        assert len(loads) == 1
+        assert told[0][:2] == (0, 3)
+        assert told[-1] == (3, 3, "")
+        assert any("a.tif, 1 of " in words for _, _, words in told)
+        for result in results:
+            name = Path(os.path.relpath(result.source, scenes)).with_suffix("")
+            single = tmp_path / "single.gpkg"
+            record = tilesegment.predict(
+                result.source, single, mask=tmp_path / "single.tif", model=model, min_area=0, overwrite=True
+            )
+            assert result.record is not None
+            assert result.record["counts"] == record["counts"]
+            with (
+                rasterio.open(masks / f"{name}.tif") as one,
+                rasterio.open(tmp_path / "single.tif") as other,
+            ):
+                np.testing.assert_array_equal(one.read(1), other.read(1))
+            both = [geopandas.read_file(path) for path in (out / f"{name}.gpkg", single)]
+            assert both[0].geometry.geom_equals(both[1].geometry).all()
+            assert len(both[0]) == len(both[1]) > 0
+        assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.gpkg")) == [
+            "a.gpkg", "b.gpkg", "north/a.gpkg",
+        ]  # fmt: skip
+
+    def test_one_that_fails_does_not_stop_the_others(self, scenes, model, loads, tmp_path: Path) -> None:
+        (scenes / "aa.tif").write_text("no raster")
+        words = [scenes / "nowhere.tif", scenes]
+        results = {
+            Path(result.source).name: result
+            for result in tilesegment.predict_many(words, tmp_path / "out", format="tif", model=model)
+        }
+        outcomes = {name: str(result.outcome) for name, result in results.items()}
+        assert outcomes == {
+            "nowhere.tif": "failed", "a.tif": "predicted", "aa.tif": "failed", "b.TIF": "predicted",
+        }  # fmt: skip
+        assert "nowhere.tif: no such file" in results["nowhere.tif"].reason
+        assert "aa.tif: not a raster" in results["aa.tif"].reason
+        assert results["aa.tif"].record is None
+        assert sorted(path.name for path in (tmp_path / "out").glob("*.tif")) == ["a.tif", "b.tif"]
+
+    def test_a_fault_of_ours_does_not_either(
+        self, scenes, model, loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from tilesegment.run.many import folder
+
+        real = folder.run_predict
+
+        def run(source: str, *arguments: Any, **named: Any) -> Any:
+            if source.endswith("a.tif"):
+                raise KeyError("what")
+            return real(source, *arguments, **named)
+
+        monkeypatch.setattr(folder, "run_predict", run)
+        first, second = tilesegment.predict_many([scenes], tmp_path / "out", model=model)
+        assert (first.outcome, first.reason) == ("failed", "internal error: KeyError: 'what'")
+        assert second.outcome == "predicted"
+
+    def test_again_only_what_is_new(self, scenes, model, loads, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+
+        def again(**settings: Any) -> list[str]:
+            found = tilesegment.predict_many([scenes], out, **{"model": model, **settings})
+            return [f"{result.outcome}: {result.reason}" for result in found]
+
+        assert again() == ["predicted: ", "predicted: "]
+        before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+        assert again() == again(workers=None, max_memory="8GB") == ["skipped: done before"] * 2
+        (out / "a.gpkg").unlink()
+        assert again() == ["predicted: ", "skipped: done before"]
+        assert {p.name for p, then in before.items() if p.stat().st_mtime_ns != then} == {
+            "a.gpkg", "a.gpkg.json",
+        }  # fmt: skip
+        # Other settings are another result, which replaces nothing by itself.
+        assert all("failed: " in line and "overwrite=True" in line for line in again(min_area=30))
+        assert again(min_area=30, skip_existing=True) == ["skipped: its outputs are there"] * 2
+        assert again(min_area=30, overwrite=True) == ["predicted: "] * 2
+        assert again(min_area=30, overwrite=True) == ["skipped: done before"] * 2
+        assert again(min_area=30, overwrite=True, resume=False) == ["predicted: "] * 2
+        # So is a scene that is another one now, and a model.
+        os.utime(scenes / "a.tif", (1e9, 1e9))
+        assert [line[:7] for line in again(min_area=30)] == ["failed:", "skipped"]
+        save_model(model, {"w": np.ones(3, np.float32)}, fake_card(2))
+        assert [line[:7] for line in again(min_area=30)] == ["failed:", "failed:"]
+
+    def test_what_was_changed_by_hand(self, scenes, model, loads, tmp_path: Path) -> None:
+        def again(**settings: Any) -> list[str]:
+            found = tilesegment.predict_many([scenes / "a.tif"], tmp_path / "out", model=model, **settings)
+            return [str(result.outcome) for result in found]
+
+        again()
+        roofs = tmp_path / "out" / "a.gpkg"
+        os.utime(roofs, ns=(2**62, 2**62))
+        # It stays, unless it may be replaced.
+        assert again() == ["skipped"]
+        assert again(overwrite=True) == ["predicted"]
+        roofs.write_text("damaged")
+        (found,) = tilesegment.predict_many(
+            [scenes / "a.tif"], roofs.parent, model=model, skip_existing=True
+        )
+        assert found.outcome == "failed"
+        assert "a.gpkg: is there and cannot be read" in found.reason
+        assert roofs.read_text() == "damaged"
+        roofs.unlink()
+        (tmp_path / "out" / "a.gpkg.json").write_text("{")
+        assert again() == ["failed"]
+        assert again(overwrite=True) == ["predicted"]
+
+    def test_what_another_run_is_making(self, scenes, model, loads, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        out.mkdir()
+        with open_ledger(out / "a.gpkg", {}):
+            first, second = tilesegment.predict_many([scenes], out, model=model)
+        assert first.outcome == "skipped"
+        assert "another run is writing it" in first.reason
+        assert second.outcome == "predicted"
+
+    def test_messages_name_their_scene(
+        self, scenes, model, loads, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        profile = {"driver": "GTiff", "count": 3, "height": 64, "width": 64, "dtype": "uint8"}
+        with rasterio.open(scenes / "b.TIF", "w", **profile) as dataset:
+            dataset.write(np.full((3, 64, 64), 90, np.uint8))
+        logger = logging.getLogger("tilesegment")
+        filters = list(logger.filters)
+        logger.propagate = True
+        with caplog.at_level("WARNING", "tilesegment"):
+            list(tilesegment.predict_many([scenes], tmp_path / "out", model=model))
+        said = [message for message in caplog.messages if "no CRS" in message]
+        assert said
+        assert all(message.startswith(f"{scenes / 'b.TIF'}: ") for message in said)
+        assert logger.filters == filters
+
+    @pytest.mark.parametrize(
+        ("folders", "settings", "error", "words"),
+        [
+            ({"folder": "scenes"}, {"format": "tif"}, SettingsError, "scenes are read from there"),
+            ({"folder": "out", "overlay": "scenes"}, {}, SettingsError, "scenes are read from there"),
+            ({"folder": "model.safetensors"}, {}, OutputError, "is a file; several scenes"),
+            ({"folder": "none/out"}, {}, OutputError, "none: no such folder"),
+            ({"folder": "out", "mask": "none/m"}, {}, OutputError, "none: no such folder"),
+            ({"folder": "out"}, {"format": "dwg"}, SettingsError, "format 'dwg': use one of gpkg"),
+            ({"folder": "out"}, {"scheduler": "nowhere"}, SettingsError, "is no address"),
+        ],
+    )
+    def test_refused_before_anything_is_done(
+        self, scenes, model, loads, tmp_path: Path, folders, settings, error, words
+    ) -> None:
+        places = {name: tmp_path / value for name, value in folders.items()}
+        with pytest.raises(error, match=words):
+            list(tilesegment.predict_many([scenes], **places, **settings, model=model))
+        assert loads == []
+        assert not (tmp_path / "out").exists()
+
+    def test_the_same_folder_takes_polygons(self, scenes, model, loads) -> None:
+        results = list(tilesegment.predict_many([scenes], scenes, model=model))
+        assert [result.outcome for result in results] == ["predicted"] * 2
+        assert (scenes / "a.gpkg").exists()
+
+
+def test_one_cluster_for_all_scenes(scenes, model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tilesegment.run.scene import executor
+
+    started: list[int | None] = []
+    real = executor._client
+
+    def client(workers: int | None, scheduler: str | None) -> Any:
+        started.append(workers)
+        return real(workers, scheduler)
+
+    monkeypatch.setattr(executor, "_client", client)
+    # Nothing is started where nothing is to be done.
+    assert list(tilesegment.predict_many([], tmp_path / "out", workers=1)) == []
+    assert started == []
+    results = list(tilesegment.predict_many([scenes], tmp_path / "out", workers=1, gsd=0.15))
+    assert [result.outcome for result in results] == ["predicted"] * 2
+    assert started == [1]
+
+
+class TestCommand:
+    def run(self, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "tilesegment", "predict", *map(str, arguments)],
+            capture_output=True, text=True, timeout=300, **options,
+        )  # fmt: skip
+
+    def test_exit_code_lines_and_summary(self, scenes: Path, tmp_path: Path) -> None:
+        (scenes / "b.TIF").write_text("no raster")
+        out = tmp_path / "out"
+        done = self.run("-", "-o", f"{out}/", "--json", input=f"{scenes}\n", cwd=tmp_path)
+        assert done.returncode == 3
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [(Path(row["input"]).name, row["outcome"]) for row in rows] == [
+            ("a.tif", "predicted"), ("b.TIF", "failed"),
+        ]  # fmt: skip
+        assert rows[0]["record"]["outputs"] == [str(out / "a.gpkg")]
+        lines = done.stderr.splitlines()
+        assert lines[-2] == "1 predicted, 0 skipped, 1 failed"
+        assert lines[-1].startswith("error: failed: ")
+        assert "b.TIF: not a raster" in lines[-1]
+        (scenes / "b.TIF").unlink()
+        again = self.run(scenes, "-o", out)
+        assert (again.returncode, again.stderr) == (0, "0 predicted, 1 skipped, 0 failed\n")
+
+    def test_plans(self, scenes: Path, tmp_path: Path) -> None:
+        (scenes / "aa.tif").write_text("no raster")
+        done = self.run(scenes, "-o", tmp_path / "out", "--dry-run", "--format", "tif")
+        assert done.returncode == 3
+        assert done.stdout.splitlines()[-1] == "3 scenes: 0.0 Mpx, 2 tiles"
+        assert done.stdout.startswith(f"{scenes / 'a.tif'}: 0.0 Mpx, 1 tiles, ")
+        assert "aa.tif: not a raster" in done.stderr
+        assert not (tmp_path / "out").exists()
+
+    def test_usage(self, scenes: Path, tmp_path: Path) -> None:
+        a = scenes / "a.tif"
+        for arguments, words in (
+            ([a, a, "-o", "roofs.gpkg"], "several scenes are written to a folder: -o roofs/"),
+            ([a, "-o", "roofs.gpkg", "--skip-existing"], "--skip-existing is for several scenes"),
+            ([a, "-o", "roofs"], "unknown extension"),
+            (["-o", "roofs.gpkg"], "Missing argument 'INPUT...'"),
+        ):
+            done = self.run(*arguments, cwd=tmp_path)
+            assert done.returncode == 2
+            assert words in done.stderr
+        empty = tmp_path / "empty"
+        empty.mkdir()
+        done = self.run(empty, "-o", f"{tmp_path / 'out'}{os.sep}")
+        assert (done.returncode, done.stderr) == (0, "0 predicted, 0 skipped, 0 failed\n")

@@ -1,0 +1,1 @@
+"""Many scenes: which ones a command names, and one run after another."""

@@ -1,0 +1,242 @@
+"""One run after another: many scenes into folders of outputs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from tilesegment.errors import (
+    BusyError,
+    ExistsError,
+    OutputError,
+    SettingsError,
+    TilesegmentError,
+    without_secrets,
+)
+from tilesegment.raster.opening import Additions, opened
+from tilesegment.raster.source import gdal_environment
+from tilesegment.run.many.inputs import Entry
+from tilesegment.run.scene.executor import Executor
+from tilesegment.run.scene.outputs import Outputs
+from tilesegment.run.scene.pipeline import run_predict
+from tilesegment.run.scene.prepare import prepare
+from tilesegment.run.scene.summary import made_by
+from tilesegment.settings import PredictSettings
+from tilesegment.vector.read import check_opens
+from tilesegment.vector.write import is_vector
+
+# Is told how many scenes are done, of how many, and what is under way.
+Progress = Callable[[int, int, str], None]
+_log = logging.getLogger("tilesegment")
+
+
+class Outcome(StrEnum):
+    """What became of a scene. SKIPPED: its outputs are there already, or another run is making them."""
+
+    PREDICTED = "predicted"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class SceneResult:
+    """What became of one scene. record: what its run did; reason: why it failed or was skipped."""
+
+    source: str
+    outcome: Outcome
+    outputs: Outputs
+    record: dict[str, Any] | None = None
+    reason: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        """In values that JSON can hold."""
+        found: dict[str, Any] = {"input": without_secrets(self.source), "outcome": str(self.outcome)}
+        if self.reason:
+            found["reason"] = self.reason
+        return found | ({} if self.record is None else {"record": self.record})
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the outputs of scenes go. main: folder of polygons or masks, with that ending (`.gpkg`); mask,
+    probability, overlay: folders as well, None where they are not wanted."""
+
+    main: Path
+    ending: str = ".gpkg"
+    mask: Path | None = None
+    probability: Path | None = None
+    overlay: Path | None = None
+
+    def outputs(self, entry: Entry) -> Outputs:
+        """The files of one scene."""
+
+        def file(folder: Path | None, ending: str) -> Path | None:
+            return None if folder is None else folder / f"{entry.name}{ending}"
+
+        return Outputs(
+            self.main / f"{entry.name}{self.ending}",
+            file(self.mask, ".tif"),
+            file(self.probability, ".tif"),
+            file(self.overlay, ".png"),
+        )
+
+    def check(self, entries: Sequence[Entry]) -> None:
+        """Raises OutputError for folders that cannot be, SettingsError where later runs would take outputs
+        for scenes."""
+        raster = [self.main] if self.ending == ".tif" else []
+        for folder in (self.main, self.mask, self.probability, self.overlay):
+            if folder is None:
+                continue
+            if folder.exists() and not folder.is_dir():
+                raise OutputError(f"{folder}: is a file; several scenes are written to a folder")
+            if not folder.exists() and not folder.absolute().parent.is_dir():
+                raise OutputError(f"{folder.absolute().parent}: no such folder")
+            if folder is not self.main:
+                raster.append(folder)
+        read = {Path(entry.source).resolve().parent for entry in entries if Path(entry.source).exists()}
+        for folder in raster:
+            if folder.resolve() in read:
+                raise SettingsError(
+                    f"{folder}: scenes are read from there; write pictures to another folder"
+                )
+
+
+def run_many(
+    entries: Sequence[Entry],
+    folders: Folders,
+    settings: PredictSettings,
+    *,
+    skip_existing: bool = False,
+    progress: Progress = lambda done, total, words: None,
+) -> Iterator[SceneResult]:
+    """Predict scenes one after the other, with one model that is loaded once; what became of each.
+
+    A scene that cannot be predicted does not keep the others. One whose outputs were made by the same
+    settings from the scene as it is now is skipped, so that a command that was stopped goes on when it is
+    given again, and one that comes every hour does only what is new; with skip_existing whatever outputs
+    are there. progress: is told how many scenes are done, how many there are, and what is under way.
+
+    Raises SettingsError and OutputError before anything is predicted.
+    """
+    folders.check(entries)
+    return _results(entries, folders, settings, skip_existing, progress)
+
+
+def _results(
+    entries: Sequence[Entry],
+    folders: Folders,
+    settings: PredictSettings,
+    skip_existing: bool,
+    progress: Progress,
+) -> Iterator[SceneResult]:
+    total = len(entries)
+    with Executor(settings.workers, settings.scheduler) as executor:
+        for number, entry in enumerate(entries):
+            shown = without_secrets(entry.source)
+            progress(number, total, shown)
+
+            def tiles(done: int, of: int, number: int = number, shown: str = shown) -> None:
+                progress(number, total, f"{shown}, {done} of {of} tiles")
+
+            with _said_of(shown):
+                result = _result(entry, folders.outputs(entry), settings, skip_existing, executor, tiles)
+            yield result
+    progress(total, total, "")
+
+
+def _result(
+    entry: Entry,
+    outputs: Outputs,
+    settings: PredictSettings,
+    skip_existing: bool,
+    executor: Executor,
+    tiles: Callable[[int, int], None],
+) -> SceneResult:
+    try:
+        for path in outputs.all:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        reason = _why_skipped(entry, outputs, settings, skip_existing)
+        if reason is None:
+            run = run_predict(entry.source, outputs, settings, progress=tiles, executor=executor)
+            return SceneResult(entry.source, Outcome.PREDICTED, outputs, run.record)
+        return SceneResult(entry.source, Outcome.SKIPPED, outputs, reason=reason)
+    except (BusyError, ExistsError) as error:
+        # Where another run makes it, or has made it just now, nothing is left to be done.
+        is_done = skip_existing or isinstance(error, BusyError)
+        return SceneResult(
+            entry.source, Outcome.SKIPPED if is_done else Outcome.FAILED, outputs, reason=str(error)
+        )
+    except TilesegmentError as error:
+        return SceneResult(entry.source, Outcome.FAILED, outputs, reason=str(error))
+    except Exception as error:  # noqa: BLE001 - a fault of ours in one scene must not keep the others
+        _log.debug("".join(traceback.format_exception(error)))
+        reason = f"internal error: {type(error).__name__}: {' '.join(str(error).split())}"
+        return SceneResult(entry.source, Outcome.FAILED, outputs, reason=reason)
+
+
+@contextmanager
+def _said_of(shown: str) -> Iterator[None]:
+    """What is logged inside names its scene."""
+
+    def named(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        record.msg, record.args = message if shown in message else f"{shown}: {message}", ()
+        return True
+
+    _log.addFilter(named)
+    try:
+        yield
+    finally:
+        _log.removeFilter(named)
+
+
+def _why_skipped(
+    entry: Entry, outputs: Outputs, settings: PredictSettings, skip_existing: bool
+) -> str | None:
+    """Why a scene needs no run; None where it needs one. Raises OutputError for outputs that are there and
+    cannot be opened."""
+    if not all(path.exists() for path in outputs.all):
+        return None
+    if skip_existing:
+        reason = "its outputs are there"
+    elif settings.resume and _is_up_to_date(entry, outputs, settings):
+        reason = "done before"
+    else:
+        return None
+    for path in outputs.all:
+        try:
+            _check_opens(path)
+        except TilesegmentError as error:
+            raise OutputError(f"{path}: is there and cannot be read ({error}); remove it") from error
+    return reason
+
+
+def _check_opens(path: Path) -> None:
+    if is_vector(path):
+        check_opens(str(path))
+        return
+    with opened(str(path), Additions(colours=False)):
+        pass
+
+
+def _is_up_to_date(entry: Entry, outputs: Outputs, settings: PredictSettings) -> bool:
+    """Whether the outputs are what a run would write now. Those that were changed since they were written
+    are not, where they may be replaced."""
+    try:
+        record = json.loads(outputs.record.read_text(encoding="utf-8"))
+        written = outputs.record.stat().st_mtime_ns
+        untouched = all(path.stat().st_mtime_ns <= written for path in outputs.all)
+    except (OSError, ValueError):
+        return False
+    if not isinstance(record, dict) or (settings.overwrite and not untouched):
+        return False
+    with gdal_environment(settings.gdal):
+        prepared = prepare(entry.source, settings, outputs.vector is not None, "")
+    return record.get("made_by") == made_by(prepared, outputs, settings)
