@@ -22,8 +22,11 @@ from tilesegment.errors import InputError, OutputError, SettingsError
 from tilesegment.model.store import save_model
 from tilesegment.run.block import predict as block_module
 from tilesegment.run.many.inputs import Entry, entries_of, is_several
+from tilesegment.run.scene.executor import Executor
 from tilesegment.run.scene.ledger import open_ledger
-from tilesegment.settings import FORMATS
+from tilesegment.run.scene.outputs import Outputs
+from tilesegment.run.scene.pipeline import run_predict
+from tilesegment.settings import FORMATS, PredictSettings
 from tilesegment.vector.write import is_vector
 
 
@@ -318,6 +321,17 @@ class TestRuns:
         results = list(tilesegment.predict_many([scenes], scenes, model=model))
         assert [result.outcome for result in results] == ["predicted"] * 2
         assert (scenes / "a.gpkg").exists()
+
+
+def test_an_executor_keeps_no_other_model(scenes, model, loads, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    save_model(other, {"w": np.ones(3, np.float32)}, fake_card(2))
+    with Executor() as executor:
+        for path in (model, model, str(other), model):
+            outputs = Outputs(tmp_path / "r.gpkg")
+            settings = PredictSettings(path, overwrite=True)
+            run_predict(str(scenes / "a.tif"), outputs, settings, executor=executor)
+    assert loads == [model, str(other), model]
 
 
 def test_one_cluster_for_all_scenes(scenes, model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

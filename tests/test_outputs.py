@@ -89,6 +89,15 @@ class TestWithoutOverwrite:
             tilesegment.vectorize(mask, tmp_path / output)
         assert everything(tmp_path) == before
 
+    def test_an_input_that_would_belong_to_the_output(self, mask: Path, tmp_path: Path) -> None:
+        """A new m.tif takes the m.tif.msk of the old one away, which is what is read here."""
+        scene = mask.rename(tmp_path / "m.tif.msk")
+        before = everything(tmp_path)
+        for settings in ({}, {"overwrite": True}):
+            with pytest.raises(OutputError, match=r"m\.tif\.msk: (is an input of this run|exists already)"):
+                tilesegment.predict(scene, tmp_path / "m.tif", bidx=[1, 1, 1], **settings)
+        assert everything(tmp_path) == before
+
     def test_a_record_of_ours_is_no_hindrance(self, mask: Path, tmp_path: Path) -> None:
         out = tmp_path / "r.gpkg"
         tilesegment.vectorize(mask, out)

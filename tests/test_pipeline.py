@@ -25,10 +25,12 @@ from rasterio.features import shapes
 import tilesegment
 from tests.fakes import Wavy, fake_card
 from tilesegment.errors import InputError, OutputError, SettingsError, TilesegmentError
+from tilesegment.grid import Grid, Window
 from tilesegment.model.store import save_model
 from tilesegment.run.block import predict as block_module
 from tilesegment.run.scene import pipeline
 from tilesegment.run.scene.ledger import ledger_folder
+from tilesegment.run.scene.publish import on_output_grid
 from tilesegment.tiling import memory
 
 
@@ -696,3 +698,22 @@ def test_a_raster_that_cannot_be_written_is_not_passed_over(
     with pytest.raises(OutputError, match="no room for the mask"):
         tilesegment.predict(scene, tmp_path / "r.gpkg", model=model(), mask=tmp_path / "m.tif")
     assert not (tmp_path / "m.tif").exists()
+
+
+@pytest.mark.parametrize("working", [(7, 5), (10, 20), (23, 31), (40, 13)])
+def test_each_pixel_of_the_input_takes_the_working_pixel_at_its_centre(
+    working: tuple[int, int], rng: np.random.Generator
+) -> None:
+    identity = Affine.identity()
+    native, grid = Grid(None, identity, 20, 26), Grid(None, identity, *working)
+    values = rng.integers(0, 255, working, np.uint8)
+    region = grid.window
+
+    def read(window: Window) -> np.ndarray:
+        return values[window.slices]
+
+    found = on_output_grid(read, grid, region, native, True)(Window(0, 0, 20, 26))
+    for row in range(20):
+        for col in range(26):
+            there = int((row + 0.5) / 20 * working[0]), int((col + 0.5) / 26 * working[1])
+            assert found[row, col] == values[there]

@@ -68,6 +68,8 @@ class TestValidity:
     def test_alpha(self, make_raster) -> None:
         alpha = np.full((1, 8, 8), 255, np.uint8)
         alpha[0, :, :3] = 0
+        # What shines through is still there.
+        alpha[0, 4:, 3] = 1, 60, 127, 128
         path = make_raster(np.concatenate([self.values, alpha]), colorinterp=(*RGB, ColorInterp.alpha))
         with open_scene(path) as scene:
             assert scene.spec.bands == (1, 2, 3)
@@ -76,6 +78,8 @@ class TestValidity:
     def test_alpha_and_nodata_together(self, make_raster) -> None:
         values, alpha = self.values.copy(), np.full((1, 8, 8), 255, np.uint8)
         alpha[0, :, :3] = 0
+        # What shines through is still there.
+        alpha[0, 4:, 3] = 1, 60, 127, 128
         values[:, :2] = 7
         path = make_raster(np.concatenate([values, alpha]), colorinterp=(*RGB, ColorInterp.alpha), nodata=7)
         with open_scene(path) as scene:
@@ -172,6 +176,19 @@ class TestScale:
         with open_scene(path, gsd=0.15) as scene:
             assert scene.grid.metres_per_pixel == pytest.approx((0.15, 0.15), rel=0.02)
             assert scene.grid.width < scene.grid.height
+
+    @pytest.mark.parametrize("across", [False, True])
+    def test_pixels_twice_as_long_as_wide(self, make_raster, rng, across: bool) -> None:
+        values = rng.integers(0, 255, (3, 100, 100), np.uint8)
+        values = values[:, :, :50] if not across else values[:, :50]
+        col, row = (0.075, 0.15) if across else (0.15, 0.075)
+        path = make_raster(values, transform=Affine(col, 0, 354000, 0, -row, 3057000))
+        with open_scene(path, gsd=0.15) as scene:
+            assert scene.spec.shape == (50, 50)
+            found = scene.read(scene.grid.window).values
+        axes = (3, 50, 50, 2) if across else (3, 50, 2, 50)
+        expected = values.reshape(axes).mean(axis=3 if across else 2)
+        assert np.abs(found - expected).max() <= 0.5
 
     def test_a_satellite_scene_is_not_blown_up(self, make_raster, rng) -> None:
         path = make_raster(
@@ -411,6 +428,15 @@ class TestGivenNodata:
         with open_scene(make_raster(values, nodata=-32768), nodata=-9999.9) as scene:
             valid = scene.read(scene.grid.window).valid
         assert valid.sum(axis=1).tolist() == [0, 0, 0, 10, 10, 0, 0, 10, 10, 10]
+
+    @pytest.mark.parametrize("value", [float(np.finfo(np.float32).min), 1234567.0])
+    def test_numbers_of_many_digits(self, make_raster, value: float) -> None:
+        values = np.full((3, 10, 10), 5.0, np.float32)
+        values[:, :3] = value
+        values[:, 3] = value * (1 - 1e-6)
+        with open_scene(make_raster(values), nodata=value) as scene:
+            valid = scene.read(scene.grid.window).valid
+        assert valid.sum(axis=1).tolist() == [0, 0, 0, *[10] * 7]
 
     def test_with_alpha_and_resampled(self, make_raster) -> None:
         values = np.full((4, 80, 80), 255, np.uint8)

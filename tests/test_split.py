@@ -17,6 +17,8 @@ from tests.fakes import Fake, fake_card
 from tilesegment.errors import SettingsError
 from tilesegment.model.store import save_model
 from tilesegment.run.block import predict as block_module
+from tilesegment.run.scene.prepare import prepare
+from tilesegment.settings import PredictSettings
 from tilesegment.tiling import memory
 from tilesegment.tiling.blend import Strip
 from tilesegment.vector.instances import Planes, component, split, split_by_depth
@@ -190,6 +192,27 @@ class TestRuns:
         with pytest.raises(SettingsError, match="depth is for models of one class besides the background"):
             predicted(scene, tmp_path / "c.gpkg", str(path), split="depth")
 
+    @pytest.mark.parametrize("across", [False, True])
+    def test_pixels_that_are_not_square(
+        self, scene: Path, model: str, tmp_path: Path, across: bool
+    ) -> None:
+        """Two houses of 3.6 x 5.4 m, in pixels of 0.15 x 0.9 m: half a metre is four of them one way, and
+        one the other way."""
+        roof, contact = np.zeros((2, 40, 120), np.uint8)
+        roof[8:14, 10:58] = 230
+        contact[8:14, 33:35] = 220
+        values = np.stack([roof, contact, np.full_like(roof, 7)])
+        col, row = 0.15, 0.9
+        if across:
+            values, col, row = values.transpose(0, 2, 1), row, col
+        with rasterio.open(scene) as dataset:
+            profile = {**dataset.profile, "height": values.shape[1], "width": values.shape[2]}
+        profile["transform"] = rasterio.Affine(col, 0, 354000, 0, -row, 3057000)
+        with rasterio.open(scene, "w", **profile) as dataset:
+            dataset.write(values)
+        frame = predicted(scene, tmp_path / "a.gpkg", model, simplify=0)
+        assert len(frame) == 2
+
     def test_outlines_before_as_a_second_layer(self, scene: Path, model: str, tmp_path: Path) -> None:
         out = tmp_path / "a.gpkg"
         frame = predicted(scene, out, model, regularize="right", keep_raw=True)
@@ -214,6 +237,11 @@ class TestRuns:
         plan = tilesegment.plan(scene, model=model)
         assert plan["disk_bytes"] == 2 * 150 * 190
         assert tilesegment.plan(scene, model=model, split="none")["disk_bytes"] == 150 * 190
+        # Blocks that were saved without contact do not split anything.
+        keys = [
+            prepare(str(scene), PredictSettings(model, split=how), True, "").key for how in ("auto", "none")
+        ]
+        assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {"contact"}
         with pytest.raises(SettingsError, match="'maybe': use one of auto, none, depth"):
             tilesegment.plan(scene, model=model, split="maybe")
 

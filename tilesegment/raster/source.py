@@ -263,7 +263,8 @@ class Scene:
 
     def _resampling(self) -> Resampling:
         """Averaging where pixels are thrown away, bilinear where they are made up."""
-        return Resampling.average if self.native.width > self.grid.width else Resampling.bilinear
+        shrinks = self.native.width > self.grid.width or self.native.height > self.grid.height
+        return Resampling.average if shrinks else Resampling.bilinear
 
     def _source_window(self, window: Window) -> RasterioWindow:
         down = self.native.height / self.grid.height
