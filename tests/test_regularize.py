@@ -22,8 +22,10 @@ from tilesegment.run.scene.regular import in_metres, regular_features, rules_of
 from tilesegment.settings import Measure, VectorSettings
 from tilesegment.tiling.plan import Plan
 from tilesegment.vector.apart import Candidates, kept_apart
+from tilesegment.vector.edges import shifts_of, unit_edges
 from tilesegment.vector.gate import REASONS, State, hausdorff_distance
 from tilesegment.vector.regularize import Rules, regularize
+from tilesegment.vector.rings import Ragged
 from tilesegment.vector.seams import Features, join
 from tilesegment.vector.trace import bands_of, trace
 
@@ -437,3 +439,22 @@ def test_distances_between_outlines(corners: tuple[int, int]) -> None:
     other = np.array([star(corners[1], x) for x in (0, 1, 9)])
     expected = shapely.hausdorff_distance(one, other)
     np.testing.assert_allclose(hausdorff_distance(one, other), expected)
+    np.testing.assert_allclose(hausdorff_distance(other, one), expected)
+
+
+@pytest.mark.parametrize("threshold", [100, 127, 128, 150])
+def test_an_edge_is_where_the_probability_crosses_the_threshold(threshold: int) -> None:
+    """Between two pixels' middles, linearly; pixels from the threshold on are inside."""
+    inside, outside = 200, 60
+    square = np.array([shapely.box(2, 2, 6, 5)])
+
+    def read(rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+        return np.where((cols >= 2) & (cols < 6) & (rows >= 2) & (rows < 5), inside, outside).astype(
+            np.uint8
+        )
+
+    shifts = shifts_of(unit_edges(Ragged.of(square)), read, threshold)
+    # From the middle of the inner pixel it falls by 140 a pixel; the edge lies half a pixel outwards.
+    expected = (inside - (threshold - 0.5)) / (inside - outside) - 0.5
+    assert len(shifts) == 14
+    np.testing.assert_allclose(shifts, expected, atol=1e-12)

@@ -198,6 +198,7 @@ class TestRuns:
     ) -> None:
         """Two houses of 3.6 x 5.4 m, in pixels of 0.15 x 0.9 m: half a metre is four of them one way, and
         one the other way."""
+        save_model(Path(model), {"w": np.zeros(3, np.float32)}, fake_card(contact=True, gsd=None))
         roof, contact = np.zeros((2, 40, 120), np.uint8)
         roof[8:14, 10:58] = 230
         contact[8:14, 33:35] = 220
@@ -282,6 +283,16 @@ class TestSplit:
         assert split(self.planes(contact), (0.15, 0.15)) is None
         assert split(self.planes(contact), (0.5, 0.5)) is not None
         assert split(self.planes(self.band(), roof=140), (0.15, 0.15)) is None
+
+    def test_a_seed_has_one_and_a_half_square_metres(self) -> None:
+        def found(side: int) -> bool:
+            contact = self.band()
+            contact[:, 42:] = 200
+            contact[10 : 10 + side, 50 : 50 + side] = 0
+            return split(self.planes(contact), (0.125, 0.125)) is not None
+
+        # Nine pixels reach half a metre to all sides, but are 1.27 square metres.
+        assert [found(side) for side in (8, 9, 10)] == [False, False, True]
 
     @pytest.mark.parametrize(("neck", "parts"), [(8, 2), (16, 2), (24, 1)])
     @pytest.mark.parametrize("turned", [False, True])

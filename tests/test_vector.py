@@ -25,7 +25,7 @@ from tilesegment.settings import Measure
 from tilesegment.tiling.blend import PROBABILITY_MAX
 from tilesegment.tiling.plan import Plan
 from tilesegment.vector import seams
-from tilesegment.vector.attributes import attribute_columns, ground_size
+from tilesegment.vector.attributes import _geodesic, attribute_columns, ground_size
 from tilesegment.vector.clean import clean
 from tilesegment.vector.rings import Ragged, order_of
 from tilesegment.vector.seams import Features, join
@@ -233,6 +233,16 @@ def test_a_diagonal_outline_loses_its_stairs() -> None:
     mask = np.tri(30, dtype=np.uint8)
     simple = clean(features_of(mask), UTM, NOTHING, Measure(1.0, pixels=True), NOTHING)
     assert len(simple.geometry[0].exterior.coords) <= 6
+
+
+def test_a_hole_counts_against_its_outline_whichever_way_it_runs() -> None:
+    grid = Grid("EPSG:4326", Affine(1e-3, 0, 10, 0, -1e-3, 50), 1000, 1000)
+    outer, inner = (
+        [(0, 0), (900, 0), (900, 900), (0, 900)], [(300, 300), (600, 300), (600, 600), (300, 600)],
+    )  # fmt: skip
+    areas = {_geodesic(shapely.Polygon(outer, [ring]), grid)[0] for ring in (inner, inner[::-1])}
+    whole, hole = (_geodesic(shapely.Polygon(ring), grid)[0] for ring in (outer, inner))
+    assert areas == {pytest.approx(whole - hole)}
 
 
 @pytest.mark.parametrize(
