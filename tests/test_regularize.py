@@ -458,3 +458,25 @@ def test_an_edge_is_where_the_probability_crosses_the_threshold(threshold: int) 
     expected = (inside - (threshold - 0.5)) / (inside - outside) - 0.5
     assert len(shifts) == 14
     np.testing.assert_allclose(shifts, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("unit", [0.1, 7.0])
+def test_lengths_in_another_unit_change_nothing(unit: float) -> None:
+    """Pixels and tolerance both in feet, say: small roofs too, whose walls are told by their size."""
+    _, scene = drawn.roofs(25, noise=0.3, seed=3)
+    scene = scene[::2, ::2]
+    fragments = trace((scene >= 128).astype(np.uint8), scene, Window(0, 0, *scene.shape), scene.shape[1], 0)
+    shapes = fragments.outlines.geometries()
+    results = [
+        regularize(
+            shapes,
+            shapes,
+            np.broadcast_to(np.eye(2) * side, (len(shapes), 2, 2)),
+            Rules("right", tolerance),
+        )
+        for side, tolerance in ((0.3, 0.9), (0.3 * unit, 0.9 * unit))
+    ]
+    assert (results[0].state == State.YES).sum() > 10
+    np.testing.assert_array_equal(results[0].state, results[1].state)
+    np.testing.assert_allclose(results[1].deviation, unit * results[0].deviation, rtol=1e-6, atol=1e-9)
+    assert shapely.equals_exact(results[0].geometry, results[1].geometry, 1e-6).all()
