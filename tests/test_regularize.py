@@ -467,14 +467,9 @@ def test_lengths_in_another_unit_change_nothing(unit: float) -> None:
     scene = scene[::2, ::2]
     fragments = trace((scene >= 128).astype(np.uint8), scene, Window(0, 0, *scene.shape), scene.shape[1], 0)
     shapes = fragments.outlines.geometries()
+    metric = np.broadcast_to(np.eye(2), (len(shapes), 2, 2))
     results = [
-        regularize(
-            shapes,
-            shapes,
-            np.broadcast_to(np.eye(2) * side, (len(shapes), 2, 2)),
-            Rules("right", tolerance),
-        )
-        for side, tolerance in ((0.3, 0.9), (0.3 * unit, 0.9 * unit))
+        regularize(shapes, shapes, 0.3 * scale * metric, Rules("right", 0.9 * scale)) for scale in (1, unit)
     ]
     assert (results[0].state == State.YES).sum() > 10
     np.testing.assert_array_equal(results[0].state, results[1].state)
