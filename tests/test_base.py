@@ -140,3 +140,24 @@ def test_the_base_alone_installs_and_predicts(picture: Path, tmp_path: Path) -> 
     assert found.equals(expected)
     size = sum(f.lstat().st_size for f in home.rglob("*") if f.is_file() and not f.is_symlink())
     assert size < 1.3e9, size
+
+
+def test_nothing_is_reported_to_anybody(tmp_path: Path) -> None:
+    """OpenVINO's telemetry asks nobody: it would leave `intel/` in the home folder, and send from there."""
+    script = (
+        "import tilesegment.model.engines.openvino\n"
+        "from openvino.tools.ovc import telemetry_utils\n"
+        "telemetry_utils.init_ovc_telemetry().send_event('x', 'y', 'z')\n"
+        "print(telemetry_utils.tm.__name__)\n"
+    )
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+        timeout=120,
+    )
+    assert done.stdout.strip() == "openvino.tools.ovc.telemetry_stub"
+    assert not (tmp_path / "intel").exists()
