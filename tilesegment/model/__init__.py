@@ -2,6 +2,6 @@
 
 import sys
 
-# OpenVINO and NNCF report to their makers when they are imported or used, from a process of its own, and ask
-# nobody. Without this package, which is optional to both, they say nothing.
+# OpenVINO and NNCF report to their makers when they are imported or used, and ask nobody. Without this
+# package, which is optional to both, they say nothing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
