@@ -15,11 +15,15 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+from rasterio.enums import ColorInterp
+from rasterio.windows import Window as RasterWindow
 
 import tilesegment
 from tests.fakes import Wavy, fake_card
 from tilesegment.errors import InputError, OutputError, SettingsError
 from tilesegment.model.store import save_model
+from tilesegment.raster.sheets import sheets_as_vrt
+from tilesegment.raster.source import open_scene
 from tilesegment.run.block import predict as block_module
 from tilesegment.run.many.inputs import Entry, entries_of, is_several
 from tilesegment.run.scene.executor import Executor
@@ -402,3 +406,152 @@ class TestCommand:
         empty.mkdir()
         done = self.run(empty, "-o", f"{tmp_path / 'out'}{os.sep}")
         assert (done.returncode, done.stderr) == (0, "0 predicted, 0 skipped, 0 failed\n")
+
+
+class TestMosaic:
+    """Sheets of one scene: what is predicted is what the whole scene gives."""
+
+    @pytest.fixture
+    def cut(self, make_raster: Callable[..., Path], rng: np.random.Generator, tmp_path: Path) -> Any:
+        """A scene, and its four sheets in a folder. marks: alpha, mask, nodata or none."""
+
+        def make(marks: str = "none", dtype: str = "uint8") -> tuple[Path, Path]:
+            values = np.kron(rng.integers(1, 255, (3, 15, 19)), np.ones((1, 10, 10))).astype(dtype)
+            valid = np.ones(values.shape[1:], np.bool_)
+            valid[40:90, 60:130] = False
+            options: dict[str, Any] = {"photometric": "RGB"} if dtype == "uint8" else {}
+            if marks == "alpha":
+                values = np.concatenate([values, (255 * valid[None]).astype(dtype)])
+                options = {"colorinterp": [ColorInterp(k) for k in (3, 4, 5, 6)]}
+            if marks == "nodata":
+                values[:, ~valid] = 0
+                options["nodata"] = 0
+            whole = make_raster(values, mask=valid if marks == "mask" else None, **options)
+            sheets = tmp_path / "sheets"
+            sheets.mkdir()
+            with rasterio.open(whole) as dataset:
+                for number, (row, col) in enumerate([(0, 0), (0, 77), (81, 0), (81, 77)]):
+                    window = RasterWindow(col, row, (77, 113)[col > 0], (81, 69)[row > 0])
+                    profile = {
+                        **dataset.profile, "height": window.height, "width": window.width,
+                        "transform": dataset.window_transform(window),
+                    }  # fmt: skip
+                    with rasterio.open(sheets / f"{number}.tif", "w", **profile) as sheet:
+                        sheet.write(dataset.read(window=window))
+                        sheet.colorinterp = dataset.colorinterp
+                        if marks == "mask":
+                            sheet.write_mask(dataset.dataset_mask(window=window))
+            return whole, sheets
+
+        return make
+
+    @pytest.mark.parametrize(
+        ("marks", "dtype"),
+        [
+            ("none", "uint8"),
+            ("alpha", "uint8"),
+            ("mask", "uint8"),
+            ("nodata", "uint8"),
+            ("nodata", "uint16"),
+        ],
+    )
+    def test_sheets_are_read_as_the_whole(self, cut, tmp_path: Path, marks: str, dtype: str) -> None:
+        whole, sheets = cut(marks, dtype)
+        path = tmp_path / "sheets.vrt"
+        path.write_text(sheets_as_vrt([str(sheets / f"{number}.tif") for number in (3, 0, 1, 2)]))
+        with rasterio.open(whole) as one, rasterio.open(path) as other:
+            assert one.transform.almost_equals(other.transform)
+            assert (one.crs, one.shape, one.colorinterp) == (other.crs, other.shape, other.colorinterp)
+        with open_scene(whole) as one, open_scene(path) as other:
+            window = one.grid.window
+            first, second = one.read(window), other.read(window)
+        assert first.valid.all() == (marks == "none")
+        np.testing.assert_array_equal(first.valid, second.valid)
+        np.testing.assert_array_equal(first.values[:, first.valid], second.values[:, first.valid])
+
+    def test_between_sheets_nothing_is_valid(self, cut, tmp_path: Path) -> None:
+        _, sheets = cut()
+        path = tmp_path / "sheets.vrt"
+        path.write_text(sheets_as_vrt([str(sheets / "0.tif"), str(sheets / "3.tif")]))
+        with open_scene(path) as scene:
+            valid = scene.read(scene.grid.window).valid
+        expected = np.zeros((150, 190), np.bool_)
+        expected[:81, :77] = expected[81:, 77:] = True
+        np.testing.assert_array_equal(valid, expected)
+
+    def test_where_sheets_overlap_the_last_valid_pixel_counts(self, make_raster, tmp_path: Path) -> None:
+        first = make_raster(np.full((3, 20, 20), 10, np.uint8), "first.tif", photometric="RGB")
+        valid = np.ones((20, 20), np.bool_)
+        valid[:, :5] = False
+        second = make_raster(
+            np.full((3, 20, 20), 20, np.uint8), "second.tif", photometric="RGB", mask=valid,
+            transform=rasterio.Affine(0.15, 0, 354001.5, 0, -0.15, 3057000),
+        )  # fmt: skip
+        path = tmp_path / "sheets.vrt"
+        path.write_text(sheets_as_vrt([str(first), str(second)]))
+        with open_scene(path) as scene:
+            found = scene.read(scene.grid.window)
+        assert found.valid.all()
+        assert found.values[0, 7].tolist() == [10] * 15 + [20] * 15
+
+    def test_polygons_are_those_of_the_whole(self, cut, model, loads, tmp_path: Path) -> None:
+        whole, sheets = cut("mask")
+        settings: dict[str, Any] = {"model": model, "min_area": 0}
+        tilesegment.predict(whole, tmp_path / "one.gpkg", **settings)
+        record = tilesegment.predict([sheets / "*.tif"], tmp_path / "two.gpkg", **settings)
+        assert record["plan"]["input"] == str(tmp_path / "two.sheets.vrt")
+        one, two = (geopandas.read_file(tmp_path / f"{name}.gpkg") for name in ("one", "two"))
+        assert len(one) == len(two) > 3
+        assert one.geometry.geom_equals(two.geometry).all()
+        assert one["confidence"].equals(two["confidence"])
+
+    def test_the_file_of_sheets_is_replaced_by_nobody(self, cut, model, loads, tmp_path: Path) -> None:
+        _, sheets = cut()
+        out, listed = tmp_path / "r.tif", tmp_path / "r.sheets.vrt"
+        tilesegment.predict([sheets], out, model=model)
+        before = listed.stat().st_mtime_ns
+        tilesegment.predict([sheets], out, model=model, overwrite=True)
+        assert listed.stat().st_mtime_ns == before
+        out.unlink()
+        with pytest.raises(OutputError, match=r"r\.sheets\.vrt: exists already, of other sheets"):
+            tilesegment.predict([sheets / "0.tif"], out, model=model)
+        tilesegment.predict([sheets / "0.tif"], out, model=model, overwrite=True)
+        with rasterio.open(out) as dataset:
+            assert dataset.shape == (81, 77)
+
+    def test_sheets_that_do_not_fit(self, cut, make_raster) -> None:
+        _, sheets = cut()
+        first = str(sheets / "0.tif")
+        grey = np.full((3, 9, 9), 90, np.uint8)
+
+        def at(pixel: float, east: float = 0.0, north: float = 0.0) -> rasterio.Affine:
+            return rasterio.Affine(pixel, 0, 354000 + east, 0, -pixel, 3057000 + north)
+
+        for options, words in (
+            ({"crs": "EPSG:32646"}, "has another CRS than .*0.tif"),
+            ({"transform": at(0.3)}, "pixels do not lie on the grid of .*0.tif"),
+            ({"transform": at(0.15, east=0.05)}, r"pixels do not lie on the grid of .*0.33 pixels off"),
+            ({"transform": at(0.15, north=150_000)}, "lies so far from .*0.tif that the sheets cover"),
+            ({"nodata": 7}, "its nodata value is not that of .*0.tif: 7"),
+            ({"transform": rasterio.Affine.identity(), "crs": None}, "has no georeference"),
+        ):
+            other = make_raster(grey, "other.tif", **{"photometric": "RGB", **options})
+            with pytest.raises(InputError, match=rf"other\.tif: .*{words}|other\.tif: {words}"):
+                sheets_as_vrt([first, str(other)])
+        other = make_raster(grey[:1], "other.tif")
+        with pytest.raises(InputError, match=r"its number of bands is not that of .*0\.tif: 1"):
+            sheets_as_vrt([first, str(other)])
+        other = make_raster(grey[:1], "other.tif", colormap={1: (1, 2, 3, 255)})
+        with pytest.raises(InputError, match="sheets need plain bands"):
+            sheets_as_vrt([str(other)])
+        with pytest.raises(InputError, match=r"none\.tif: not a raster"):
+            sheets_as_vrt(["none.tif"])
+
+    def test_command(self, cut, tmp_path: Path) -> None:
+        _, sheets = cut()
+        run = TestCommand().run
+        plan = run(sheets / "*.tif", "--mosaic", "-o", tmp_path / "r.gpkg", "--dry-run", "--json")
+        assert json.loads(plan.stdout)["grid"]["height"] == 150
+        assert not (tmp_path / "r.sheets.vrt").exists()
+        done = run(sheets / "*.tif", "--mosaic", "-o", tmp_path / "r.gpkg", "--skip-existing")
+        assert done.returncode == 2

@@ -14,7 +14,8 @@ from tilesegment.errors import SettingsError, as_parameters
 from tilesegment.raster.source import Scene, open_scene
 from tilesegment.run.calibrate import calibrate_model
 from tilesegment.run.many.folder import Folders, SceneResult, run_many
-from tilesegment.run.many.inputs import entries_of
+from tilesegment.run.many.inputs import entries_of, sources_of
+from tilesegment.run.many.mosaic import mosaic_path, write_mosaic
 from tilesegment.run.scene.outputs import Outputs
 from tilesegment.run.scene.pipeline import run_predict
 from tilesegment.run.scene.summary import describe
@@ -45,7 +46,7 @@ _Path = str | os.PathLike[str]
 
 
 def predict(
-    source: _Path,
+    source: _Path | Sequence[_Path],
     output: _Path,
     *,
     mask: _Path | None = None,
@@ -56,8 +57,9 @@ def predict(
 ) -> dict[str, Any]:
     """Predict a scene and write its polygons or mask; the run record, as beside the output.
 
-    source: anything GDAL opens. output: .gpkg .parquet .fgb .geojson .geojsonl .shp for polygons, .tif
-    for the mask; mask, probability (.tif) and overlay (.png) come from the same run.
+    source: anything GDAL opens, or a list of sheets of one scene (files, folders, patterns), which are
+    shown as one by a VRT beside the output. output: .gpkg .parquet .fgb .geojson .geojsonl .shp for
+    polygons, .tif for the mask; mask, probability (.tif) and overlay (.png) come from the same run.
     progress: is called with (tiles done, tiles in all). settings: the options of `tilesegment predict`
     under their names, such as `model`, `gsd`, `min_area`, `regularize`, `workers`. With `workers`, call it
     under `if __name__ == "__main__":`, since worker processes import the calling script.
@@ -76,8 +78,14 @@ def predict(
         _optional("probability", probability),
         _optional("overlay", overlay),
     )
-    run = run_predict(_source(source), outputs, predict_settings(settings), progress=progress)
-    return run.record
+    resolved = predict_settings(settings)
+    if isinstance(source, list | tuple):
+        outputs.check()
+        sheets = sources_of([_source(sheet) for sheet in source], lambda: b"")
+        name = write_mosaic(sheets, mosaic_path(outputs.main), resolved)
+    else:
+        name = _source(source)
+    return run_predict(name, outputs, resolved, progress=progress).record
 
 
 def predict_many(

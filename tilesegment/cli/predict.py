@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +57,7 @@ _SOME_FAILED = 3
 @options.GDAL
 @options.OVERWRITE
 @options.option("--resume/--no-resume", default=True, help="Go on with an interrupted run.")
+@options.option("--mosaic", is_flag=True, help="Inputs are sheets of one scene; OUTPUT is one file.")
 @options.option("--skip-existing", is_flag=True, help="Skip scenes whose outputs are there already.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @options.PRINT_CONFIG
@@ -66,6 +69,7 @@ def command(
     mask: Path | None,
     probability: Path | None,
     overlay: Path | None,
+    mosaic: bool,
     skip_existing: bool,
     dry_run: bool,
     print_config: bool,
@@ -80,27 +84,38 @@ def command(
 
     Several scenes (files, folders, patterns such as 'scenes/**/*.tif', @LIST for a file of such lines, -
     for lines from the standard input) go to a folder, each to a file of its name; --mask, --probability and
-    --overlay are folders too. One that fails does not stop the others; the exit code is then 3.
+    --overlay are folders too. One that fails does not stop the others; the exit code is then 3. With
+    --mosaic they are sheets of one scene, whose roofs are whole across their edges.
 
     An interrupted run goes on where it stopped when the same command is given again.
     """
     logs.start(-1 if quiet else verbose, log_format)
     settings["connectivity"] = int(settings["connectivity"])
     if print_config:
-        click.echo(
-            options.as_yaml({**settings, "format": format, "skip_existing": skip_existing}), nl=False
-        )
+        settings |= {"format": format, "mosaic": mosaic, "skip_existing": skip_existing}
+        click.echo(options.as_yaml(settings), nl=False)
         return
     from tilesegment.api import predict_settings
     from tilesegment.run.many.folder import Folders
-    from tilesegment.run.many.inputs import entries_of, is_several
+    from tilesegment.run.many.inputs import entries_of, is_several, sources_of
+    from tilesegment.run.many.mosaic import mosaic_path, write_mosaic
     from tilesegment.run.scene.outputs import Outputs
 
     resolved = predict_settings(settings)
-    if not is_several(inputs, output):
+    if mosaic or not is_several(inputs, output):
         if skip_existing:
             raise SettingsError("--skip-existing is for several scenes, whose outputs are in a folder")
-        _one(inputs[0], Outputs(Path(output), mask, probability, overlay), resolved, dry_run, as_json)
+        outputs = Outputs(Path(output), mask, probability, overlay)
+        outputs.check()
+        with ExitStack() as stack:
+            source = inputs[0]
+            if mosaic:
+                folder = (
+                    stack.enter_context(tempfile.TemporaryDirectory()) if dry_run else outputs.main.parent
+                )
+                path = Path(folder) / mosaic_path(outputs.main).name
+                source = write_mosaic(sources_of(inputs, sys.stdin.buffer.read), path, resolved)
+            _one(source, outputs, resolved, dry_run, as_json)
         return
     entries = entries_of(inputs, sys.stdin.buffer.read)
     folders = Folders(Path(output), f".{format}", mask, probability, overlay)

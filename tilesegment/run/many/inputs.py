@@ -58,17 +58,25 @@ def entries_of(words: Sequence[str], read_input: Callable[[], bytes]) -> list[En
     Raises InputError where nothing is there, SettingsError where outputs of two would have one name.
     """
     found: dict[str, Entry] = {}
+    for entry in _entries(words, read_input):
+        other = found.setdefault(os.path.normcase(entry.name), entry)
+        if other.source != entry.source:
+            raise SettingsError(
+                f"{other.source} and {entry.source} would both be written as {entry.name}; give them in "
+                "commands of their own, or by a pattern such as 'scenes/**/*.tif', which keeps folders"
+            )
+    return list(found.values())
+
+
+def sources_of(words: Sequence[str], read_input: Callable[[], bytes]) -> list[str]:
+    """As `entries_of`, for scenes that have no outputs of their own. Raises InputError."""
+    return list(dict.fromkeys(entry.source for entry in _entries(words, read_input)))
+
+
+def _entries(words: Sequence[str], read_input: Callable[[], bytes]) -> Iterator[Entry]:
     for word in words:
         for line in _lines(word, read_input):
-            for entry in _expanded(line):
-                other = found.setdefault(os.path.normcase(entry.name), entry)
-                if other.source != entry.source:
-                    raise SettingsError(
-                        f"{other.source} and {entry.source} would both be written as {entry.name}; give "
-                        "them in commands of their own, or by a pattern such as 'scenes/**/*.tif', which "
-                        "keeps their folders"
-                    )
-    return list(found.values())
+            yield from _expanded(line)
 
 
 def _lines(word: str, read_input: Callable[[], bytes]) -> list[str]:
