@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors import safe_open
+from torch import nn
 
 import tilesegment
 from tests import layouts
@@ -36,17 +38,19 @@ from tilesegment.errors import (
     TrainingError,
 )
 from tilesegment.evaluate.pixels import Confusion
-from tilesegment.model.build import build_network
+from tilesegment.model.build import build_network, padded_logits
 from tilesegment.model.preprocess import normalise
 from tilesegment.model.store import find_model, read_weights
 from tilesegment.raster.values import value_range
+from tilesegment.train import loop
 from tilesegment.train.augment import Augment
-from tilesegment.train.batches import TrainingData, epoch_batches, to_tensors
+from tilesegment.train.batches import Batches, TrainingData, epoch_batches, to_tensors
 from tilesegment.train.config import NamedConfig, bundled_configs, load_config, parse_config, plain
-from tilesegment.train.loop import class_weights, count
+from tilesegment.train.loop import Trainer, class_weights, count
 from tilesegment.train.losses import LOSSES, Loss
-from tilesegment.train.optimise import Schedule, make_optimizer
+from tilesegment.train.optimise import Schedule, averaged, make_optimizer
 from tilesegment.train.precision import keep_grouped_in_float32
+from tilesegment.train.processes import Processes
 from tilesegment.train.run import Listener, make_card, run_training
 
 SMALL = [
@@ -903,3 +907,101 @@ def test_panels_have_the_names_of_their_rows() -> None:
     assert changed.size
     assert all(60 <= row < 60 + 22 or 122 <= row < 122 + 22 for row in changed.tolist())
     assert {row >= 122 for row in changed.tolist()} == {True, False}
+
+
+class TestSteps:
+    """What a run does to weights, by hand: a network of one convolution."""
+
+    @pytest.fixture
+    def trainer(self, data: Path, tmp_path: Path) -> Callable[..., Trainer]:
+        def make(*changes: str) -> Trainer:
+            config = load_config("rooftop", [*SMALL, "epochs=1", "clip=0", *changes])
+            options = {**config.data.options, "gsd": None}
+            reader = open_reader("rooftop-tiles", data / "rooftop", options, (64, 64))
+            torch.manual_seed(0)
+            network = nn.Conv2d(3, len(make_card(config, reader).classes), 1)
+            card = make_card(config, reader)
+            return Trainer(config, reader, network, card, tmp_path, Processes("cpu"))
+
+        return make
+
+    def test_gradients_are_accumulated_as_their_mean(
+        self, trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = trainer(
+            "accumulate=2", "batch=2", "scheduler=null", "optimizer={name: SGD, lr: 0.5}",
+            "data.split={train: 0.6, val: 0.4}",
+        )  # fmt: skip
+        seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        real = loop.batches_of
+
+        def recorded(feed: Any) -> Any:
+            for batch in real(feed):
+                seen.append(batch)
+                yield batch
+
+        monkeypatch.setattr(loop, "batches_of", recorded)
+        expected = copy.deepcopy(run.network)
+        run._train_epoch(loop.loader(run.training, batches := Batches(), 0, False), batches)
+        # Three batches: two steps, the last one of a single batch.
+        assert len(seen) == 3
+        for group in (seen[:2], seen[2:]):
+            for values, label in group:
+                loss = run._loss(padded_logits(expected, values), label)
+                (loss / 2).backward()
+            with torch.no_grad():
+                for weights in expected.parameters():
+                    weights -= 0.5 * weights.grad
+                    weights.grad = None
+        for found, wanted in zip(run.network.parameters(), expected.parameters(), strict=True):
+            torch.testing.assert_close(found, wanted)
+
+    def test_the_best_epochs(self, trainer: Callable[..., Trainer]) -> None:
+        run = trainer("patience=2")
+        better = [
+            run._note_best({"val_iou": iou, "val_loss": loss})
+            for iou, loss in ((0.5, 1.0), (0.4, 0.8), (0.6, 0.9), (0.6, 0.8), (0.5, 0.7))
+        ]
+        assert better == [{"iou", "loss"}, {"loss"}, {"iou"}, set(), {"loss"}]
+        assert run.state.best == {"iou": 0.6, "loss": -0.7}
+
+    def test_patience_is_in_epochs_without_a_better_one(self, trainer: Callable[..., Trainer]) -> None:
+        run = trainer("patience=2")
+        found = []
+        for iou in (0.5, 0.4, 0.4):
+            run._note_best({"val_iou": iou, "val_loss": 1.0})
+            found.append(run._is_exhausted())
+        assert found == [False, False, True]
+        assert not trainer("patience=0")._is_exhausted()
+
+    def test_every_epoch_augments_anew(self, trainer: Callable[..., Trainer]) -> None:
+        data = trainer().training
+        first, again, second = (data.sample(epoch, 1).values for epoch in (0, 0, 1))
+        np.testing.assert_array_equal(first, again)
+        assert (first != second).any()
+
+
+def test_an_average_of_weights_by_hand() -> None:
+    network = nn.Linear(1, 1, bias=False)
+    found = averaged(network, 0.5)
+    assert found is not None
+    values = [3.0, 5.0, -2.0, 8.0]
+    # The first one is taken as it is; then d = min(0.5, (1 + n) / (10 + n)) of what there was stays.
+    expected = values[0]
+    for n, value in enumerate(values):
+        with torch.no_grad():
+            network.weight.fill_(value)
+        found.update_parameters(network)
+        if n:
+            d = min(0.5, (1 + n) / (10 + n))
+            expected = d * expected + (1 - d) * value
+    assert float(found.module.weight) == pytest.approx(expected)
+
+
+def test_weights_of_two_classes_in_one_channel() -> None:
+    """The positive class counts weights[1] / weights[0] times."""
+    logits = torch.tensor([0.3, -1.2, 2.0]).reshape(1, 1, 1, 3)
+    label = torch.tensor([1, 0, IGNORE]).reshape(1, 1, 3)
+    found = Loss({"bce": 1.0}, 1, torch.tensor([0.5, 2.0]))(logits, label)
+    chance = [1 / (1 + np.exp(-x)) for x in (0.3, -1.2)]
+    assert float(found) == pytest.approx((-4 * np.log(chance[0]) - np.log(1 - chance[1])) / 2, rel=1e-5)
