@@ -24,7 +24,7 @@ from PIL import Image
 from tests import layouts
 from tilesegment.datasets.check import check
 from tilesegment.datasets.download import fetch_archive
-from tilesegment.datasets.labels import Colours, Indices
+from tilesegment.datasets.labels import Colours, Indices, Threshold
 from tilesegment.datasets.opening import open_reader
 from tilesegment.datasets.sample import IGNORE
 from tilesegment.datasets.split import split
@@ -625,3 +625,8 @@ def test_class_tables_are_the_publishers_to_the_last_digit() -> None:
     assert digest([f"{entry.name} {entry.colour}" for entry in VOC]) == "5ae36a762f4ff4d9"
     assert digest([f"{number} {name}" for number, name in COCO.items()]) == "bec11bedfa4a658f"
     assert digest([f"{name} {colour}" for name, colour, _ in CAMVID_32]) == "e06b53a9988a9fa2"
+
+
+def test_masks_that_jpeg_disturbed_have_two_classes_from_128_on() -> None:
+    values = np.array([[[0, 3, 127, 128, 129, 255]]], np.uint8)
+    assert Threshold()(values, "x.jpg").tolist() == [[0, 0, 0, 1, 1, 1]]

@@ -15,6 +15,7 @@ from typing import Any
 
 import geopandas
 import numpy as np
+import pyproj
 import pytest
 import rasterio
 import shapely
@@ -858,3 +859,18 @@ def test_scores_where_hits_are_as_many_as_misses(hits: int, false: int, missed: 
     assert found["precision"] == hits / (hits + false)
     assert found["recall"] == hits / (hits + missed)
     assert found["f1"] == pytest.approx(2 * hits / (2 * hits + false + missed))
+
+
+def test_geoparquet_without_a_crs_is_in_degrees(tmp_path: Path) -> None:
+    """As its specification says: OGC:CRS84."""
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "t.parquet"
+    geopandas.GeoDataFrame(geometry=[SQUARE], crs="EPSG:3857").to_parquet(path)
+    table = pq.read_table(path)
+    geo = json.loads(table.schema.metadata[b"geo"])
+    del geo["columns"]["geometry"]["crs"]
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"geo": json.dumps(geo)}), path)
+    found = read_layer(str(path))
+    assert found.crs is not None
+    assert pyproj.CRS(found.crs).is_geographic

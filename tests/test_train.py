@@ -1005,3 +1005,16 @@ def test_weights_of_two_classes_in_one_channel() -> None:
     found = Loss({"bce": 1.0}, 1, torch.tensor([0.5, 2.0]))(logits, label)
     chance = [1 / (1 + np.exp(-x)) for x in (0.3, -1.2)]
     assert float(found) == pytest.approx((-4 * np.log(chance[0]) - np.log(1 - chance[1])) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize(("warmup", "rising"), [(0.5, 5), (2, 20)])
+def test_the_rate_rises_over_epochs_and_not_steps(warmup: float, rising: int) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    schedule = Schedule(load_config("roofs", ["scheduler=null", f"warmup={warmup}"]), optimizer, 10)
+    rates = [optimizer.param_groups[0]["lr"]]
+    for _ in range(rising + 3):
+        optimizer.step()
+        schedule.after_step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    shares = [min(1.0, step / rising) for step in range(rising + 4)]
+    assert rates == pytest.approx([0.1 * (1e-3 + (1 - 1e-3) * share) for share in shares])

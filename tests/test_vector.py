@@ -27,6 +27,7 @@ from tilesegment.tiling.plan import Plan
 from tilesegment.vector import seams
 from tilesegment.vector.attributes import _geodesic, attribute_columns, ground_size
 from tilesegment.vector.clean import clean
+from tilesegment.vector.project import _cut_at_180
 from tilesegment.vector.rings import Ragged, order_of
 from tilesegment.vector.seams import Features, join
 from tilesegment.vector.style import layer_style
@@ -391,3 +392,22 @@ def test_roofs_on_both_sides_of_180(make_raster, tmp_path, ending: str) -> None:
     assert sorted(len(getattr(shape, "geoms", [shape])) for shape in found) == [1, 1, 2]
     assert all(shape.is_valid for shape in found)
     assert max(part.bounds[2] - part.bounds[0] for part in found.explode()) < 0.001
+
+
+@pytest.mark.parametrize(
+    ("west", "east", "expected"),
+    [
+        (-190, -185, [(170, 175)]),
+        (185, 190, [(-175, -170)]),
+        (-182, -178, [(-180, -178), (178, 180)]),
+        (178, 182, [(-180, -178), (178, 180)]),
+        (-179, 179, [(-180, -179), (179, 180)]),
+        (10, 12, [(10, 12)]),
+    ],
+)
+def test_longitudes_by_hand(west: float, east: float, expected: list[tuple[float, float]]) -> None:
+    """A box as it comes from a projection, and its parts in -180..180; what reaches around the Earth is on
+    both sides of 180 degrees."""
+    (found,) = _cut_at_180(np.array([shapely.box(west, 1, east, 2)]), "EPSG:4326")
+    bounds = sorted(tuple(part.bounds) for part in shapely.get_parts(found))
+    assert bounds == [pytest.approx((left, 1, right, 2)) for left, right in expected]
