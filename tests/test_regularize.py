@@ -289,17 +289,52 @@ class TestApart:
         settled = self.settle([left, right], [left, right], [left, right])
         assert settled.state.tolist() == [State.YES, State.YES]
 
+    def test_of_two_that_meet_only_the_regular_one_steps_back(self) -> None:
+        left, right = shapely.box(0, 0, 10, 10), shapely.box(12, 0, 22, 10)
+        # Simplified outlines meet in the gap; the right one is no regular one at all.
+        wide, plain = shapely.box(0, 0, 11.8, 10), shapely.box(11.5, 0, 22, 10)
+        candidates = self.candidates([wide, plain], [left, plain], [left, right])
+        features = dataclasses.replace(
+            candidates.features, state=np.array([State.YES, State.FAR], np.uint8)
+        )
+        found = Features.concatenate(
+            list(kept_apart(iter([dataclasses.replace(candidates, features=features)]), 100, 5.0))
+        )
+        assert [shape.bounds[2] - shape.bounds[0] for shape in found.geometry] == [10, 10.5]
+        assert found.state.tolist() == [State.OVERLAP, State.FAR]
+
+    def test_whoever_comes_later_may_reach_up(self) -> None:
+        """The first outline ends at row 14; the last one begins at row 17, and may reach up to row 13."""
+        upper, aside, lower = (
+            shapely.box(0, 0, 9, 12),
+            shapely.box(40, 17, 49, 27),
+            shapely.box(0, 17, 9, 27),
+        )
+        outlines = [shapely.box(0, 0, 9, 14), aside, shapely.box(0, 13, 9, 27)]
+        whole = self.candidates(outlines, [upper, aside, lower], [upper, aside, lower])
+        first = np.array([0, 1740, 1750])
+        whole = dataclasses.replace(whole, features=dataclasses.replace(whole.features, first=first))
+        for cuts in ([], [1], [2], [1, 2]):
+            batches = [whole[part] for part in np.split(np.arange(3), cuts)]
+            found = Features.concatenate(list(kept_apart(iter(batches), 100, 5.0)))
+            assert [shape.bounds[3] - shape.bounds[1] for shape in found.geometry] == [12, 10, 10]
+
     @staticmethod
-    def settle(regular: list, plain: list, exact: list, group: list[int] | None = None) -> Features:
+    def candidates(regular: list, plain: list, exact: list) -> Candidates:
         count = len(regular)
         numbers = np.ones(count, np.int64)
         features = Features(
             np.array(regular), numbers, numbers, numbers, np.arange(count) * 11, plain=np.array(plain),
             state=np.zeros(count, np.uint8), deviation=np.full(count, 0.5),
         )  # fmt: skip
+        return Candidates(features, np.array(exact))
+
+    @staticmethod
+    def settle(regular: list, plain: list, exact: list, group: list[int] | None = None) -> Features:
+        candidates = TestApart.candidates(regular, plain, exact)
         if group is not None:
-            features = dataclasses.replace(features, group=np.array(group))
-        candidates = Candidates(features, np.array(exact))
+            features = dataclasses.replace(candidates.features, group=np.array(group))
+            candidates = Candidates(features, np.array(exact))
         return Features.concatenate(list(kept_apart(iter([candidates]), 100, 5.0)))
 
 
