@@ -20,7 +20,7 @@ from rasterio.windows import Window as RasterWindow
 
 import tilesegment
 from tests.fakes import Wavy, fake_card
-from tilesegment.errors import InputError, OutputError, SettingsError
+from tilesegment.errors import InputError, ModelError, OutputError, SettingsError
 from tilesegment.model.store import save_model
 from tilesegment.raster.sheets import sheets_as_vrt
 from tilesegment.raster.source import open_scene
@@ -151,6 +151,10 @@ class TestInputs:
             assert is_several(words, output)
         with pytest.raises(SettingsError, match=r"written to a folder: -o town.roofs/ --format fgb"):
             is_several([str(scenes / "*.tif")], os.path.join("town", "roofs.FGB"))
+        for ending in ("tiff", "json", "geoparquet"):
+            assert not is_several([str(scenes)], f"roofs.{ending}")
+            with pytest.raises(SettingsError, match=r"several scenes are written to a folder"):
+                is_several([a, a], f"roofs.{ending}")
 
     def test_formats_are_those_that_are_written(self) -> None:
         assert [name for name in FORMATS if not is_vector(f"x.{name}")] == ["tif"]
@@ -327,6 +331,78 @@ class TestRuns:
         assert (scenes / "a.gpkg").exists()
 
 
+class TestWhatIsThere:
+    """What another run has just made, and what is there by half."""
+
+    def test_made_meanwhile(
+        self, scenes, model, loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from tilesegment.run.many import folder
+
+        real = folder.run_predict
+
+        def late(source: str, outputs: Outputs, settings: PredictSettings, **named: Any) -> Any:
+            # Another run was faster.
+            real(source, outputs, settings)
+            return real(source, outputs, settings, **named)
+
+        monkeypatch.setattr(folder, "run_predict", late)
+        for skip_existing in (False, True):
+            out = tmp_path / f"out{skip_existing}"
+            (found,) = tilesegment.predict_many(
+                scenes / "a.tif", out, model=model, skip_existing=skip_existing
+            )
+            assert found.outcome == "skipped"
+
+    def test_a_half_is_no_whole(self, scenes, model, loads, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        a = scenes / "a.tif"
+        assert [r.outcome for r in tilesegment.predict_many(a, out, model=model)] == ["predicted"]
+        # The mask is missing, and nothing may be replaced.
+        (found,) = tilesegment.predict_many(a, out, mask=tmp_path / "m", model=model, skip_existing=True)
+        assert (found.outcome, "a.gpkg: exists already" in found.reason) == ("failed", True)
+        (out / "b.gpkg-journal").write_text("mine")
+        (found,) = tilesegment.predict_many(scenes / "b.TIF", out, model=model, skip_existing=True)
+        assert (found.outcome, "journal: exists already" in found.reason) == ("failed", True)
+
+    @pytest.mark.parametrize("format", FORMATS)
+    def test_no_roofs_are_a_result_as_well(self, scenes, model, loads, tmp_path: Path, format: str) -> None:
+        settings: dict[str, Any] = {"model": model, "format": format, "min_area": 1e9}
+        for outcome in ("predicted", "skipped"):
+            (found,) = tilesegment.predict_many([scenes / "a.tif"], tmp_path / "out", **settings)
+            assert (found.outcome, found.reason) == (
+                outcome,
+                "" if outcome == "predicted" else "done before",
+            )
+
+    def test_pictures_in_folders_of_outputs_are_no_scenes(
+        self, scenes, model, loads, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (scenes / "a.tif").unlink()
+        logging.getLogger("tilesegment").propagate = True
+        for outcome in ("predicted", "skipped", "skipped"):
+            found = list(
+                tilesegment.predict_many(
+                    [scenes / "**" / "*.tif"], tmp_path / "out", mask=scenes / "masks", model=model
+                )
+            )
+            assert [(Path(r.source).parent.name, str(r.outcome)) for r in found] == [("north", outcome)]
+        assert "1 files are left out: they lie in folders of outputs" in caplog.messages
+
+    def test_what_is_wrong_for_all_is_said_once(self, scenes, tmp_path: Path) -> None:
+        for settings, error in (({"model": "nothing"}, ModelError), ({"blend": "nothing"}, SettingsError)):
+            with pytest.raises(error, match="nothing"):
+                tilesegment.predict_many([scenes], tmp_path / "out", **settings)
+
+    def test_a_folder_that_cannot_be(self, scenes, model, loads, tmp_path: Path) -> None:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "north").write_text("a file")
+        found = tilesegment.predict_many([scenes / "**" / "*.tif"], tmp_path / "out", model=model)
+        assert [(str(r.outcome), "cannot be made" in r.reason) for r in found] == [
+            ("predicted", False), ("failed", True),
+        ]  # fmt: skip
+
+
 def test_an_executor_keeps_no_other_model(scenes, model, loads, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
     save_model(other, {"w": np.ones(3, np.float32)}, fake_card(2))
@@ -499,25 +575,49 @@ class TestMosaic:
         settings: dict[str, Any] = {"model": model, "min_area": 0}
         tilesegment.predict(whole, tmp_path / "one.gpkg", **settings)
         record = tilesegment.predict([sheets / "*.tif"], tmp_path / "two.gpkg", **settings)
-        assert record["plan"]["input"] == str(tmp_path / "two.sheets.vrt")
+        (listed,) = tmp_path.glob("two.gpkg.sheets-*.vrt")
+        assert record["plan"]["input"] == str(listed)
         one, two = (geopandas.read_file(tmp_path / f"{name}.gpkg") for name in ("one", "two"))
         assert len(one) == len(two) > 3
         assert one.geometry.geom_equals(two.geometry).all()
         assert one["confidence"].equals(two["confidence"])
 
-    def test_the_file_of_sheets_is_replaced_by_nobody(self, cut, model, loads, tmp_path: Path) -> None:
+    def test_other_sheets_are_another_file(self, cut, model, loads, tmp_path: Path) -> None:
+        """What another run may be reading is not changed; what is of no use any more goes."""
         _, sheets = cut()
-        out, listed = tmp_path / "r.tif", tmp_path / "r.sheets.vrt"
+        out = sheets / "r.gpkg"
         tilesegment.predict([sheets], out, model=model)
+        (listed,) = sheets.glob("*.vrt")
         before = listed.stat().st_mtime_ns
+        # The file itself is no sheet, though it lies between them.
         tilesegment.predict([sheets], out, model=model, overwrite=True)
+        assert [path.name for path in sheets.glob("*.vrt")] == [listed.name]
         assert listed.stat().st_mtime_ns == before
-        out.unlink()
-        with pytest.raises(OutputError, match=r"r\.sheets\.vrt: exists already, of other sheets"):
+        with pytest.raises(OutputError, match=r"r\.gpkg: exists already"):
             tilesegment.predict([sheets / "0.tif"], out, model=model)
-        tilesegment.predict([sheets / "0.tif"], out, model=model, overwrite=True)
-        with rasterio.open(out) as dataset:
-            assert dataset.shape == (81, 77)
+        assert listed.exists()
+        tilesegment.predict([sheets / "[01].tif"], out, model=model, overwrite=True)
+        (other,) = sheets.glob("*.vrt")
+        assert other.name != listed.name
+        with rasterio.open(other) as dataset:
+            assert dataset.shape == (81, 190)
+        assert names(entries_of([str(sheets / "*.*t*")], bytes), sheets).keys() == {"0", "1", "2", "3"}
+
+    def test_nodata_that_is_no_number(self, make_raster, tmp_path: Path) -> None:
+        values = np.full((3, 9, 9), 5, np.float32)
+        values[:, :2] = np.nan
+        one = make_raster(values, "one.tif", nodata=np.nan)
+        there = rasterio.Affine(0.15, 0, 354000 + 9 * 0.15, 0, -0.15, 3057000)
+        other = make_raster(values, "other.tif", nodata=np.nan, transform=there)
+        path = tmp_path / "sheets.vrt"
+        path.write_text(sheets_as_vrt([str(one), str(other)]))
+        with open_scene(path) as scene:
+            assert scene.read(scene.grid.window).valid.sum(axis=1).tolist() == [0, 0, *[18] * 7]
+        both = make_raster(
+            np.full((3, 9, 9), 5, np.uint8), "both.tif", nodata=0, mask=np.ones((9, 9), bool)
+        )
+        with pytest.raises(InputError, match="a nodata value or a mask of their own, and not both"):
+            sheets_as_vrt([str(both)])
 
     def test_sheets_that_do_not_fit(self, cut, make_raster) -> None:
         _, sheets = cut()

@@ -15,7 +15,7 @@ from tilesegment.raster.source import Scene, open_scene
 from tilesegment.run.calibrate import calibrate_model
 from tilesegment.run.many.folder import Folders, SceneResult, run_many
 from tilesegment.run.many.inputs import entries_of, sources_of
-from tilesegment.run.many.mosaic import mosaic_path, write_mosaic
+from tilesegment.run.many.mosaic import discard_others, write_mosaic
 from tilesegment.run.scene.outputs import Outputs
 from tilesegment.run.scene.pipeline import run_predict
 from tilesegment.run.scene.summary import describe
@@ -82,14 +82,16 @@ def predict(
     if isinstance(source, list | tuple):
         outputs.check()
         sheets = sources_of([_source(sheet) for sheet in source], lambda: b"")
-        name = write_mosaic(sheets, mosaic_path(outputs.main), resolved)
+        path = write_mosaic(sheets, outputs.main, resolved)
+        run = run_predict(str(path), outputs, resolved, progress=progress)
+        discard_others(path)
     else:
-        name = _source(source)
-    return run_predict(name, outputs, resolved, progress=progress).record
+        run = run_predict(_source(source), outputs, resolved, progress=progress)
+    return run.record
 
 
 def predict_many(
-    sources: Sequence[_Path],
+    sources: _Path | Sequence[_Path],
     folder: _Path,
     *,
     format: str = "gpkg",
@@ -118,6 +120,8 @@ def predict_many(
     """
     if format not in FORMATS:
         raise SettingsError(f"--format {format!r}: use one of {', '.join(FORMATS)}")
+    if isinstance(sources, str | os.PathLike):
+        sources = [sources]
     entries = entries_of([_source(source) for source in sources], lambda: b"")
     folders = Folders(
         _path("folder", folder),

@@ -98,7 +98,7 @@ def command(
     from tilesegment.api import predict_settings
     from tilesegment.run.many.folder import Folders
     from tilesegment.run.many.inputs import entries_of, is_several, sources_of
-    from tilesegment.run.many.mosaic import mosaic_path, write_mosaic
+    from tilesegment.run.many.mosaic import discard_others, write_mosaic
     from tilesegment.run.scene.outputs import Outputs
 
     resolved = predict_settings(settings)
@@ -110,12 +110,14 @@ def command(
         with ExitStack() as stack:
             source = inputs[0]
             if mosaic:
-                folder = (
-                    stack.enter_context(tempfile.TemporaryDirectory()) if dry_run else outputs.main.parent
-                )
-                path = Path(folder) / mosaic_path(outputs.main).name
-                source = write_mosaic(sources_of(inputs, sys.stdin.buffer.read), path, resolved)
+                place = outputs.main
+                if dry_run:
+                    place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / place.name
+                sheets = write_mosaic(sources_of(inputs, sys.stdin.buffer.read), place, resolved)
+                source = str(sheets)
             _one(source, outputs, resolved, dry_run, as_json)
+            if mosaic:
+                discard_others(sheets)
         return
     entries = entries_of(inputs, sys.stdin.buffer.read)
     folders = Folders(Path(output), f".{format}", mask, probability, overlay)
@@ -171,6 +173,7 @@ def _plans(entries: list[Entry], folders: Folders, settings: PredictSettings, as
     """Print the plan of each scene; whether one has none."""
     from tilesegment.run.scene.summary import describe
 
+    entries = folders.without_outputs(entries)
     folders.check(entries)
     failed, pixels, tiles = False, 0.0, 0
     for entry in entries:

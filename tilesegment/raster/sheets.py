@@ -104,16 +104,18 @@ def _sheet(path: str) -> _Sheet:
             raise InputError(f"{path}: has no georeference, so nothing says where the sheet lies")
         if ColorInterp.palette in dataset.colorinterp or any(t not in _DTYPES for t in dataset.dtypes):
             raise InputError(f"{path}: sheets need plain bands; make them with gdal_translate -expand rgb")
-        values = set(dataset.nodatavals)
-        if len(values) > 1:
+        nodata = dataset.nodatavals[0]
+        if any(not _is_same(value, nodata) for value in dataset.nodatavals):
             raise InputError(f"{path}: its bands have different nodata values")
+        masked = MaskFlags.per_dataset in dataset.mask_flag_enums[0]
+        if masked and nodata is not None:
+            raise InputError(f"{path}: sheets have a nodata value or a mask of their own, and not both")
         alike = {
             "number of bands": dataset.count,
             "types of values": dataset.dtypes,
             "kinds of bands": dataset.colorinterp,
-            "nodata value": values.pop(),
+            "nodata value": nodata,
         }
-        masked = MaskFlags.per_dataset in dataset.mask_flag_enums[0]
         size = dataset.height, dataset.width
         return _Sheet(path, dataset.crs, dataset.transform, *size, alike, masked)
 
@@ -123,8 +125,7 @@ def _place(sheet: _Sheet, first: _Sheet) -> tuple[int, int]:
     if sheet.crs != first.crs:
         raise InputError(f"{sheet.path}: has another CRS than {first.path}; bring them to one by gdalwarp")
     for name, value in sheet.alike.items():
-        # nan is no number equal to itself.
-        if value != first.alike[name] and not (value != value and first.alike[name] != first.alike[name]):
+        if not _is_same(value, first.alike[name]):
             raise InputError(f"{sheet.path}: its {name} is not that of {first.path}: {value}")
     to_grid = ~first.transform @ sheet.transform
     corners = [to_grid @ corner for corner in ((0, 0), (sheet.width, 0), (0, sheet.height))]
@@ -141,6 +142,11 @@ def _place(sheet: _Sheet, first: _Sheet) -> tuple[int, int]:
             "bring them to one by gdalwarp -tap"
         )
     return row, col
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    # nan is no number equal to itself.
+    return bool(one == other or (one != one and other != other))
 
 
 def _distance(place: tuple[int, int]) -> int:

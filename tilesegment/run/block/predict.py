@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tilesegment.errors import BlockFailedError
 from tilesegment.model.engines import Predictor, Setup, load_engine
 from tilesegment.raster.source import Scene, gdal_environment
 from tilesegment.run.block.file import BlockInfo, new_block
@@ -27,6 +28,8 @@ def predict_block(
     job, block = task.job, task.block
     watch = Stopwatch()
     with _ONE_BLOCK, gdal_environment(job.scene.gdal), Scene(job.scene) as scene:
+        if (scene.grid.height, scene.grid.width) != (job.plan.height, job.plan.width):
+            raise BlockFailedError(f"{job.scene.path}: changed while it was predicted")
         with watch.stage("load"):
             predictor = _predictor(job, device_index)
         with new_block(Path(task.path)) as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,13 +21,14 @@ from tilesegment.errors import (
     TilesegmentError,
     without_secrets,
 )
+from tilesegment.model.store import find_model
 from tilesegment.raster.opening import Additions, opened
 from tilesegment.raster.source import gdal_environment
 from tilesegment.run.many.inputs import Entry
 from tilesegment.run.scene.executor import Executor
 from tilesegment.run.scene.outputs import Outputs
 from tilesegment.run.scene.pipeline import run_predict
-from tilesegment.run.scene.prepare import prepare
+from tilesegment.run.scene.prepare import check_settings, prepare
 from tilesegment.run.scene.summary import made_by
 from tilesegment.settings import PredictSettings
 from tilesegment.vector.read import check_opens
@@ -107,6 +109,22 @@ class Folders:
                     f"{folder}: scenes are read from there; write pictures to another folder"
                 )
 
+    def without_outputs(self, entries: Sequence[Entry]) -> list[Entry]:
+        """The scenes but for pictures in folders of outputs, which a pattern finds the next time."""
+        raster = [self.main] if self.ending == ".tif" else []
+        raster += [folder for folder in (self.mask, self.probability, self.overlay) if folder is not None]
+        places = [folder.resolve() for folder in raster]
+
+        def is_output(entry: Entry) -> bool:
+            above = Path(entry.source).resolve().parents
+            return os.path.exists(entry.source) and any(place in above for place in places)
+
+        kept = [entry for entry in entries if not is_output(entry)]
+        left_out = len(entries) - len(kept)
+        if kept and left_out:
+            _log.warning("%d files are left out: they lie in folders of outputs", left_out)
+        return kept if kept else list(entries)
+
 
 def run_many(
     entries: Sequence[Entry],
@@ -123,8 +141,11 @@ def run_many(
     given again, and one that comes every hour does only what is new; with skip_existing whatever outputs
     are there. progress: is told how many scenes are done, how many there are, and what is under way.
 
-    Raises SettingsError and OutputError before anything is predicted.
+    Raises SettingsError, ModelError and OutputError before anything is predicted.
     """
+    check_settings(settings)
+    find_model(settings.model)
+    entries = folders.without_outputs(entries)
     folders.check(entries)
     return _results(entries, folders, settings, skip_existing, progress)
 
@@ -161,24 +182,43 @@ def _result(
 ) -> SceneResult:
     try:
         for path in outputs.all:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
         reason = _why_skipped(entry, outputs, settings, skip_existing)
         if reason is None:
             run = run_predict(entry.source, outputs, settings, progress=tiles, executor=executor)
             return SceneResult(entry.source, Outcome.PREDICTED, outputs, run.record)
         return SceneResult(entry.source, Outcome.SKIPPED, outputs, reason=reason)
-    except (BusyError, ExistsError) as error:
-        # Where another run makes it, or has made it just now, nothing is left to be done.
-        is_done = skip_existing or isinstance(error, BusyError)
-        return SceneResult(
-            entry.source, Outcome.SKIPPED if is_done else Outcome.FAILED, outputs, reason=str(error)
-        )
+    except BusyError as error:
+        return SceneResult(entry.source, Outcome.SKIPPED, outputs, reason=str(error))
+    except ExistsError as error:
+        return _made_meanwhile(error, entry, outputs, settings, skip_existing)
     except TilesegmentError as error:
         return SceneResult(entry.source, Outcome.FAILED, outputs, reason=str(error))
     except Exception as error:  # noqa: BLE001 - a fault of ours in one scene must not keep the others
         _log.debug("".join(traceback.format_exception(error)))
-        reason = f"internal error: {type(error).__name__}: {' '.join(str(error).split())}"
+        words = without_secrets(" ".join(str(error).split()))
+        reason = f"internal error: {type(error).__name__}: {words}"
         return SceneResult(entry.source, Outcome.FAILED, outputs, reason=reason)
+
+
+def _made_meanwhile(
+    error: ExistsError, entry: Entry, outputs: Outputs, settings: PredictSettings, skip_existing: bool
+) -> SceneResult:
+    """What is there may have been made by another run just now."""
+    try:
+        reason = _why_skipped(entry, outputs, settings, skip_existing)
+    except TilesegmentError as other:
+        return SceneResult(entry.source, Outcome.FAILED, outputs, reason=str(other))
+    if reason is None:
+        return SceneResult(entry.source, Outcome.FAILED, outputs, reason=str(error))
+    return SceneResult(entry.source, Outcome.SKIPPED, outputs, reason=reason)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
 
 
 @contextmanager
@@ -220,7 +260,9 @@ def _why_skipped(
 
 def _check_opens(path: Path) -> None:
     if is_vector(path):
-        check_opens(str(path))
+        # No features are an empty file of GeoJSON lines.
+        if path.suffix.lower() != ".geojsonl" or path.stat().st_size:
+            check_opens(str(path))
         return
     with opened(str(path), Additions(colours=False)):
         pass

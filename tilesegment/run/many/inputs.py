@@ -11,7 +11,8 @@ from pathlib import Path, PurePath
 
 from tilesegment.datasets.lists import decoded, lines_of, read_lines
 from tilesegment.errors import InputError, SettingsError, without_secrets
-from tilesegment.settings import FORMATS
+from tilesegment.raster.sink import is_raster
+from tilesegment.vector.write import is_vector
 
 # What is taken for a scene in a folder; files of other kinds are named one by one, or by a pattern.
 RASTERS = (
@@ -29,6 +30,11 @@ class Entry:
     name: str
 
 
+def is_mosaic(name: str) -> bool:
+    """Whether a file is a VRT of sheets that a run wrote beside its output."""
+    return re.search(r"\.sheets-[0-9a-f]{8}\.vrt$", name) is not None
+
+
 def is_several(words: Sequence[str], output: str) -> bool:
     """Whether a command is of several scenes: more than one word, a pattern, a list or the standard input;
     or an output that is a folder, or is written as one (`roofs/`). A folder alone may be a raster to GDAL,
@@ -36,14 +42,15 @@ def is_several(words: Sequence[str], output: str) -> bool:
 
     Raises SettingsError where several scenes have one file to go to.
     """
-    ending = PurePath(output).suffix.removeprefix(".").lower()
+    is_file = is_vector(output) or is_raster(Path(output))
     is_folder = os.path.isdir(output) or output.endswith(("/", os.sep))
-    is_folder |= os.path.isdir(words[0]) and ending not in FORMATS
+    is_folder |= os.path.isdir(words[0]) and not is_file
     several = len(words) > 1 or any(
         word == STANDARD_INPUT or _is_list(word) or _is_pattern(word) for word in words
     )
-    if several and not is_folder and ending in FORMATS:
-        folder = PurePath(output).with_suffix("")
+    if several and not is_folder and is_file:
+        folder, ending = PurePath(output).with_suffix(""), PurePath(output).suffix[1:].lower()
+        ending = "tif" if is_raster(Path(output)) else ending
         raise SettingsError(
             f"-o {output}: several scenes are written to a folder: -o {folder}/ --format {ending}"
         )
@@ -89,10 +96,14 @@ def _expanded(word: str) -> Iterator[Entry]:
     if os.path.isdir(word):
         for path in sorted(Path(word).iterdir()):
             # Names with a dot are hidden, and temporary ones of ours begin with one.
-            if path.suffix.lower() in RASTERS and not path.name.startswith(".") and path.is_file():
+            if path.suffix.lower() not in RASTERS or path.name.startswith(".") or is_mosaic(path.name):
+                continue
+            if path.is_file():
                 yield Entry(str(path), path.stem)
     elif _is_pattern(word):
-        matches = sorted(path for path in glob.glob(word, recursive=True) if os.path.isfile(path))
+        matches = sorted(
+            path for path in glob.glob(word, recursive=True) if os.path.isfile(path) and not is_mosaic(path)
+        )
         if not matches:
             raise InputError(f"{word}: no file is named so")
         base = _fixed_part(word)

@@ -36,6 +36,7 @@ class Executor:
         self._started = ExitStack()
         self._client: Any = None
         self._threads: int | None = None
+        self._unusable: SettingsError | None = None
 
     def __enter__(self) -> Executor:
         return self
@@ -56,16 +57,29 @@ class Executor:
             for task in tasks:
                 yield predict_block(task, tick=tick)
         elif tasks:
-            yield from self._on_cluster(tasks)
+            try:
+                yield from self._on_cluster(tasks)
+            except BaseException:
+                # Blocks that are under way would go on, into a ledger that nobody locks any more.
+                self._client = None
+                self._started.close()
+                raise
 
     def _on_cluster(self, tasks: Sequence[BlockTask]) -> Iterator[BlockInfo]:
         """At most two blocks a worker are under way; those of a worker that is lost are run again."""
         from distributed import as_completed
         from distributed.scheduler import KilledWorker
 
+        if self._unusable is not None:
+            raise SettingsError(str(self._unusable))
         if self._client is None:
-            cluster = _client(self._workers, self._scheduler)
-            self._client, self._threads = self._started.enter_context(cluster)
+            try:
+                cluster = _client(self._workers, self._scheduler)
+                self._client, self._threads = self._started.enter_context(cluster)
+            except SettingsError as error:
+                # Whoever asks again would wait as long for the same answer.
+                self._unusable = error
+                raise
         client = self._client
         waiting = iter([_absolute(_with_lanes(task, self._threads)) for task in tasks])
         pool = as_completed(loop=client.loop)

@@ -72,7 +72,7 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
     trace: whether polygons are wanted; folder: of the ledger.
     Raises the errors of the parts: InputError, ModelError, SettingsError, MemoryBudgetError.
     """
-    _check(settings)
+    check_settings(settings)
     model = find_model(settings.model)
     card = model.card
     with open_scene(
@@ -202,7 +202,8 @@ def plan_memory(prepared: Prepared) -> dict[str, int]:
     return {**vars(memory), "total": memory.total}
 
 
-def _check(settings: PredictSettings) -> None:
+def check_settings(settings: PredictSettings) -> None:
+    """Raises SettingsError for what is wrong whatever the scene."""
     if settings.blend not in BLEND_MODES:
         raise SettingsError(f"--blend {settings.blend!r}: use one of {', '.join(BLEND_MODES)}")
     if settings.split not in SPLIT:
