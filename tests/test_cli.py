@@ -249,3 +249,16 @@ class TestStopped:
             "error: stopped; 1 finished blocks are saved: the same command goes on from there\n"
         )
         assert run("predict", tmp_path / "s.png", "-o", tmp_path / "r.tif", "-q").returncode == 0
+
+
+def test_out_of_memory_is_a_failure_and_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tilesegment.cli import main
+
+    def fail(**named: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(main.cli, "main", fail)
+    assert main._run([]) == 1
+    assert capsys.readouterr().err.startswith("error: out of memory; run the same command again")

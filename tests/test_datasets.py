@@ -28,7 +28,15 @@ from tilesegment.datasets.labels import Colours, Indices, Threshold
 from tilesegment.datasets.opening import open_reader
 from tilesegment.datasets.sample import IGNORE
 from tilesegment.datasets.split import split
-from tilesegment.datasets.tables import CAMVID_32, CITYSCAPES, CITYSCAPES_19, CITYSCAPES_30, COCO, VOC
+from tilesegment.datasets.tables import (
+    CAMVID_11,
+    CAMVID_32,
+    CITYSCAPES,
+    CITYSCAPES_19,
+    CITYSCAPES_30,
+    COCO,
+    VOC,
+)
 from tilesegment.datasets.values import values_of
 from tilesegment.errors import InputError, SettingsError
 
@@ -625,6 +633,21 @@ def test_class_tables_are_the_publishers_to_the_last_digit() -> None:
     assert digest([f"{entry.name} {entry.colour}" for entry in VOC]) == "5ae36a762f4ff4d9"
     assert digest([f"{number} {name}" for number, name in COCO.items()]) == "bec11bedfa4a658f"
     assert digest([f"{name} {colour}" for name, colour, _ in CAMVID_32]) == "e06b53a9988a9fa2"
+
+
+def test_camvids_32_classes_as_11() -> None:
+    """The grouping of SegNet's authors, by name."""
+    groups = {
+        "Sky": "Sky", "Building": "Archway Bridge Building Tunnel Wall", "Pole": "Column_Pole TrafficCone",
+        "Road": "LaneMkgsDriv LaneMkgsNonDriv Road", "Sidewalk": "ParkingBlock RoadShoulder Sidewalk",
+        "Tree": "Tree VegetationMisc", "SignSymbol": "Misc_Text SignSymbol TrafficLight", "Fence": "Fence",
+        "Car": "Car OtherMoving SUVPickupTruck Train Truck_Bus",
+        "Pedestrian": "Animal CartLuggagePram Child Pedestrian", "Bicyclist": "Bicyclist MotorcycleScooter",
+    }  # fmt: skip
+    names = [entry.name for entry in CAMVID_11]
+    found = {name: [n for n, _, index in CAMVID_32 if index == k] for k, name in enumerate(names)}
+    assert found == {name: members.split() for name, members in groups.items()}
+    assert [name for name, _, index in CAMVID_32 if index is None] == ["Void"]
 
 
 def test_masks_that_jpeg_disturbed_have_two_classes_from_128_on() -> None:

@@ -35,6 +35,7 @@ from tilesegment.evaluate.boundary import boundary_counts, boundary_region
 from tilesegment.evaluate.classes import of_layer, of_raster, shared_classes
 from tilesegment.evaluate.confidence import calibration_error, fit_temperature, reliability, threshold_curve
 from tilesegment.evaluate.intervals import interval
+from tilesegment.evaluate.masks import reach_of
 from tilesegment.evaluate.objects import (
     THRESHOLDS,
     Objects,
@@ -49,6 +50,7 @@ from tilesegment.evaluate.objects import (
 )
 from tilesegment.evaluate.pixels import Confusion
 from tilesegment.evaluate.summary import compare_objects, object_summary
+from tilesegment.grid import Grid
 from tilesegment.polygons import Polygons
 from tilesegment.vector.read import Plane, read_layer
 
@@ -378,6 +380,15 @@ class TestConfidence:
             held += low <= 1.0 <= high
         assert 0.88 <= held / 200 <= 0.99
         assert interval(np.ones((1, 2)), lambda summed: 1.0) is None
+
+    def test_an_interval_is_of_95_percent(self) -> None:
+        """For a mean of many: 1.96 standard errors to either side."""
+        values = np.random.default_rng(3).normal(5, 2, 2000)
+        units = np.column_stack([values, np.ones(2000)])
+        found = [interval(units, lambda summed: summed[0] / summed[1], seed=k) for k in range(8)]
+        widths = [high - low for low, high in filter(None, found)]
+        assert len(widths) == 8
+        assert np.mean(widths) == pytest.approx(2 * 1.96 * values.std() / np.sqrt(2000), rel=0.04)
 
 
 class TestClasses:
@@ -874,3 +885,10 @@ def test_geoparquet_without_a_crs_is_in_degrees(tmp_path: Path) -> None:
     found = read_layer(str(path))
     assert found.crs is not None
     assert pyproj.CRS(found.crs).is_geographic
+
+
+def test_a_distance_in_pixels_that_are_not_square() -> None:
+    grid = Grid(pyproj.CRS("EPSG:32645").to_wkt(), Affine(0.5, 0, 354000, 0, -0.25, 3057000), 100, 100)
+    assert reach_of(2.0, grid) == (8, 4)
+    assert reach_of(0.01, grid) == (1, 1)
+    assert reach_of(3.0, Grid(None, Affine.identity(), 100, 100)) == (3, 3)
