@@ -15,12 +15,16 @@ import shapely
 import tilesegment
 from tests.fakes import Fake, fake_card
 from tilesegment.errors import SettingsError
+from tilesegment.grid import Window
 from tilesegment.model.store import save_model
 from tilesegment.run.block import predict as block_module
+from tilesegment.run.scene import split as split_module
 from tilesegment.run.scene.prepare import prepare
 from tilesegment.settings import PredictSettings
 from tilesegment.tiling import memory
 from tilesegment.tiling.blend import Strip
+from tilesegment.vector import cells
+from tilesegment.vector.cells import parts_by_cells
 from tilesegment.vector.instances import Planes, component, split, split_by_depth
 
 
@@ -245,6 +249,75 @@ class TestRuns:
         assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {"contact"}
         with pytest.raises(SettingsError, match="'maybe': use one of auto, none, depth"):
             tilesegment.plan(scene, model=model, split="maybe")
+
+
+class TestLargeRegions:
+    """Those that are looked at cell by cell."""
+
+    @pytest.mark.parametrize(("cell", "rim"), [(1000, 0), (64, 200), (40, 60), (37, 30)])
+    def test_the_same_polygons_as_when_they_are_looked_at_whole(
+        self, scene: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cell: int, rim: int
+    ) -> None:
+        whole = predicted(scene, tmp_path / "a.gpkg", model)
+        monkeypatch.setattr(split_module, "_MOST_PIXELS", 0)
+        monkeypatch.setattr(cells, "CELL", cell)
+        monkeypatch.setattr(cells, "RIM", rim)
+        by_cells = predicted(scene, tmp_path / "b.gpkg", model)
+        assert len(by_cells) == 9
+        assert by_cells.drop(columns="geometry").equals(whole.drop(columns="geometry"))
+        assert by_cells.geometry.to_wkt().tolist() == whole.geometry.to_wkt().tolist()
+
+    def test_blocks_change_nothing(
+        self, scene: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(split_module, "_MOST_PIXELS", 0)
+        monkeypatch.setattr(cells, "CELL", 50)
+        monkeypatch.setattr(cells, "RIM", 8)
+        found = []
+        for k, (work, pixels) in enumerate([(1.0, 10**9), (3.0, 3000)]):
+            monkeypatch.setattr(memory, "MOST_WORK", work)
+            monkeypatch.setattr(memory, "MOST_BLOCK_PIXELS", pixels)
+            found.append(predicted(scene, tmp_path / f"{k}.gpkg", model, split="depth"))
+        assert found[0].geometry.to_wkt().tolist() == found[1].geometry.to_wkt().tolist()
+        assert found[0]["id"].tolist() == found[1]["id"].tolist()
+
+    def test_nothing_is_lost_and_nothing_overlaps(
+        self, make_raster: Callable[..., Path], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Walls of contact in a net that fits no cell, in a region with a court and one within that.
+        roof, contact = np.zeros((2, 220, 260), np.uint8)
+        roof[5:215, 5:255] = 230
+        contact[[*range(34, 215, 31)], 5:255] = 220
+        contact[5:215, [*range(40, 255, 37)]] = 220
+        roof[90:150, 95:170] = 0
+        roof[100:130, 110:150] = 230
+        scene = make_raster(np.stack([roof, contact, np.full_like(roof, 7)]))
+        whole = predicted(scene, tmp_path / "a.gpkg", model, simplify=0, min_area=0, fill_holes=0)
+        monkeypatch.setattr(split_module, "_MOST_PIXELS", 0)
+        monkeypatch.setattr(cells, "CELL", 61)
+        monkeypatch.setattr(cells, "RIM", 50)
+        frame = predicted(scene, tmp_path / "b.gpkg", model, simplify=0, min_area=0, fill_holes=0)
+        assert len(frame) == len(whole) > 30
+        assert shapely.coverage_is_valid(frame.geometry.to_numpy())
+        assert frame.geometry.area.sum() == pytest.approx(whole.geometry.area.sum(), rel=1e-9)
+        assert frame["confidence"].tolist() == whole["confidence"].tolist()
+        pairs = whole.geometry.intersection(frame.geometry).area / whole.geometry.union(frame.geometry).area
+        assert pairs.min() > 0.95
+
+    def test_a_rim_that_sees_too_little_still_covers_everything(self) -> None:
+        region = np.zeros((40, 90), np.int32)
+        region[5:35, 5:85] = 1
+
+        def look(window: Window) -> tuple[np.ndarray, np.ndarray]:
+            # Every look sees two parts, above and below a line that depends on where it looks from.
+            labels = region[window.slices].copy()
+            labels[(20 + window.col // 30 - window.row) :] *= 2
+            return labels, np.full(labels.shape, 200, np.uint8)
+
+        found = parts_by_cells(Window(0, 0, 40, 90), look, 90)
+        assert len(found) == 2
+        assert found.pixels.sum() == 30 * 80
+        assert found.total.sum() == 30 * 80 * 200
 
 
 class TestSplit:

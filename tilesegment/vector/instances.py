@@ -130,6 +130,17 @@ def _flood(parts: NDArray[np.int32], region: NDArray[np.bool_], level: NDArray[n
             front = np.unique(around[wet[around]])
 
 
+def covered(mask: NDArray[np.bool_], parts: NDArray[np.int32] | None) -> NDArray[np.int32]:
+    """The part of every pixel of a mask, from 1: what no part has, as where there are none (None), is parts
+    as far as it is 4-connected."""
+    left = mask if parts is None else mask & (parts == 0)
+    pieces, _ = ndimage.label(left)
+    if parts is not None:
+        pieces[left] += parts.max()
+        pieces += parts
+    return np.asarray(pieces, np.int32)
+
+
 def component(mask: NDArray[np.bool_], row: int, col: int) -> NDArray[np.bool_]:
     """The 4-connected region of a pixel."""
     labels, _ = ndimage.label(mask)

@@ -220,13 +220,18 @@ class _Fitting:
         back = np.linalg.inv(self.row.metric).T
         return self.row.polygons([turned(line, self.direction) @ back for line in lines])
 
-    def meet(self) -> NDArray[np.bool_]:
-        """(n, n) which parts have a node in common."""
-        at = np.zeros((len(self.row.exact), len(self.nodes)), np.bool_)
-        for arc in self.arcs.arcs:
-            if not arc.closed:
-                at[np.ix_(arc.sides, (arc.start, arc.end))] = True
-        return np.asarray(at @ at.T)
+    def beside(self, parts: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """(n,) which parts have a node in common with some."""
+        touched = np.zeros(len(self.nodes), np.bool_)
+        result = np.zeros(len(parts), np.bool_)
+        open_arcs = [arc for arc in self.arcs.arcs if not arc.closed]
+        for arc in open_arcs:
+            if parts[list(arc.sides)].any():
+                touched[[arc.start, arc.end]] = True
+        for arc in open_arcs:
+            if touched[[arc.start, arc.end]].any():
+                result[list(arc.sides)] = True
+        return result
 
 
 def _passed(fitting: _Fitting, scale: float, simplified: Geometries) -> Regularized:
@@ -237,7 +242,6 @@ def _passed(fitting: _Fitting, scale: float, simplified: Geometries) -> Regulari
     plain = in_metres(simplified, metric, origin)
     most = DEVIATION * max(fitting.rules.tolerance, PIXELS * row.side)
     simple = fitting.lines(drawing, np.zeros(count, np.bool_), np.ones(count, np.bool_))
-    meet = fitting.meet()
     passed, spoilt = np.ones(count, np.bool_), np.zeros(count, np.bool_)
     state = np.full(count, State.SHARED, np.uint8)
     while not spoilt.all():
@@ -264,7 +268,7 @@ def _passed(fitting: _Fitting, scale: float, simplified: Geometries) -> Regulari
                 state[passed] = State.YES
                 return Regularized(shapely.normalize(built), state, deviation)
         # Around those that have nothing of their own left to take back.
-        around = meet[bad & spoilt].any(axis=0)
+        around = fitting.beside(bad & spoilt)
         passed &= ~(failed | bad | around)
         if not (failed | ((bad | around) & ~spoilt)).any():
             break

@@ -14,20 +14,21 @@ from numpy.typing import NDArray
 from tilesegment.grid import Grid, Window
 from tilesegment.run.scene.saved import SavedPixels
 from tilesegment.settings import VectorSettings
+from tilesegment.vector.cells import parts_by_cells
 from tilesegment.vector.clean import fill_holes, pixel_metric
 from tilesegment.vector.gate import State
-from tilesegment.vector.instances import Planes, component, may_touch, split, split_by_depth
+from tilesegment.vector.instances import Planes, component, covered, may_touch, split, split_by_depth
 from tilesegment.vector.parallel import in_threads
 from tilesegment.vector.regularize import Rules
-from tilesegment.vector.rings import canonical
+from tilesegment.vector.rings import Ragged, canonical
 from tilesegment.vector.row import Row
 from tilesegment.vector.seams import Features
 from tilesegment.vector.shared import regularize_row
 from tilesegment.vector.trace import trace
 
-# A region in a larger window stays one; some 25 bytes a pixel are held at once. Of larger ones than the
-# second figure one at a time is looked at, by whatever number of threads.
-_MOST_PIXELS, _MANY_PIXELS = 16_000_000, 1_000_000
+# A region in a larger window is looked at cell by cell. Of larger ones than the second figure one at a time
+# is looked at, by whatever number of threads.
+_MOST_PIXELS, _MANY_PIXELS = 4_000_000, 1_000_000
 # Half the area of the smallest region that can be two buildings, in square metres.
 _LEAST_AREA = 1.5
 
@@ -77,11 +78,9 @@ class Splitting:
         yield waiting
 
     def _can_be_several(self, features: Features, metric: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The numbers of regions that are large enough, and not too large."""
+        """The numbers of regions that are large enough."""
         area = features.pixels * np.abs(np.linalg.det(metric)) * self.unit**2
-        left, top, right, bottom = shapely.bounds(features.geometry).T
-        around = (right - left) * (bottom - top)
-        return np.flatnonzero((area >= 2 * _LEAST_AREA) & (around <= _MOST_PIXELS))
+        return np.flatnonzero(area >= 2 * _LEAST_AREA)
 
     def _parts(self, feature: Features, metric: NDArray[np.float64]) -> Features | None:
         """The parts of one region, None where it is one building."""
@@ -91,21 +90,16 @@ class Splitting:
             return self._instances(feature, metric, window)
 
     def _instances(self, feature: Features, metric: NDArray[np.float64], window: Window) -> Features | None:
-        probability, contact = self.saved.window(window)
-        if not (self.by_depth or may_touch(contact)):
-            return None
-        mask = (probability >= self.least) & (probability <= 254)
-        row, col = divmod(int(feature.first[0]), self.grid.width)
-        region = component(mask, row - window.row, col - window.col)
         along_col, along_row = (np.linalg.norm(metric, axis=0) * self.unit).tolist()
-        how = split_by_depth if self.by_depth else split
-        parts = how(Planes(region, probability, contact), (along_row, along_col))
-        if parts is None:
+        find = self._small if window.area <= _MOST_PIXELS else self._large
+        found = find(feature, window, (along_row, along_col))
+        if found is None:
             return None
-        fragments = trace(parts, probability, window, self.grid.width, 0)
-        count = len(fragments)
-        outlines = fragments.outlines
-        noded = outlines.with_vertices(outlines.coords, outlines.coords)
+        count = len(found)
+        # A vertex wherever three of them meet.
+        outlines = Ragged.of(found.geometry)
+        corners = np.rint(outlines.coords).astype(np.int64)
+        noded = replace(outlines, coords=corners).with_vertices(corners, corners)
         exact = canonical(noded.geometries(), keep_vertices=True)
         metrics = np.repeat(metric[None], count, axis=0)
         filled = fill_holes(exact, (self.settings.fill_holes, self.settings.min_area), metrics)
@@ -113,8 +107,8 @@ class Splitting:
         if shapely.coverage_is_valid(filled):
             exact = filled
         value, group = np.full(count, feature.value[0]), np.full(count, feature.first[0])
-        found = Features(exact, value, fragments.pixels, fragments.total, fragments.first)
-        found = self._with_states(replace(found, plain=exact, regular=exact, group=group))
+        found = replace(found, geometry=exact, value=value, plain=exact, regular=exact, group=group)
+        found = self._with_states(found)
         together = Row.of(exact, metric, self.settings.simplify)
         if together is None:
             return found
@@ -125,6 +119,43 @@ class Splitting:
         return replace(
             found, plain=plain, regular=drawn.geometry, state=drawn.state, deviation=drawn.deviation
         )
+
+    def _small(self, feature: Features, window: Window, metres: tuple[float, float]) -> Features | None:
+        """The parts of a region that is looked at whole."""
+        probability, contact = self.saved.window(window)
+        if not (self.by_depth or may_touch(contact)):
+            return None
+        row, col = divmod(int(feature.first[0]), self.grid.width)
+        region = component(self._inside(probability), row - window.row, col - window.col)
+        parts = self._split(Planes(region, probability, contact), metres)
+        if parts is None:
+            return None
+        found = trace(parts, probability, window, self.grid.width, 0)
+        return Features(found.outlines.geometries(), found.value, found.pixels, found.total, found.first)
+
+    def _large(self, feature: Features, window: Window, metres: tuple[float, float]) -> Features | None:
+        """The parts of a region that is not."""
+
+        def look(part: Window) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+            probability, contact = self.saved.window(part)
+            inside = self._inside(probability)
+            parts = None
+            if self.by_depth or may_touch(contact):
+                parts = self._split(Planes(inside, probability, contact), metres)
+            return covered(inside, parts), probability
+
+        found = parts_by_cells(window, look, self.grid.width)
+        # There may be other regions between.
+        row, col = np.divmod(found.first, self.grid.width)
+        shapely.prepare(feature.geometry)
+        own = shapely.contains_xy(feature.geometry[0], col + 0.5, row + 0.5)
+        return found[own] if own.sum() > 1 else None
+
+    def _inside(self, probability: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        return np.asarray((probability >= self.least) & (probability <= 254))
+
+    def _split(self, planes: Planes, metres: tuple[float, float]) -> NDArray[np.int32] | None:
+        return (split_by_depth if self.by_depth else split)(planes, metres)
 
     def _whole(self, features: Features) -> Features:
         none = np.full(len(features), None)
