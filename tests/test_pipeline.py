@@ -490,7 +490,7 @@ class TestRefusals:
             ("r.tif", {"blend": "hann"}, "linear, cosine, gauss"),
             ("r.tif", {"model": "rofs"}, "did you mean 'roofs'"),
             ("r.tif", {"bidx": (1, 2)}, "names 2 bands, the model 'fake' reads 3"),
-            ("r.tif", {"max_memory": "300MB"}, "is less than the"),
+            ("r.tif", {"max_memory": "200MB"}, "is less than the"),
             ("r.tif", {"bbox": (0, 0, 1, 1)}, "outside the scene"),
             ("r.tif", {"bbox": (5, 5, 1, 1)}, "left,bottom,right,top"),
             ("r.tif", {"aoi": "none.gpkg"}, "aoi none.gpkg: cannot be read"),
@@ -557,6 +557,7 @@ def test_creation_options_are_the_users(scene, model, counter, tmp_path: Path) -
 
 def test_the_plan_says_what_a_run_will_do(scene, model, counter, tmp_path: Path) -> None:
     plan = tilesegment.plan(scene, model=model())
+    counter.calls = 0
     record = tilesegment.predict(scene, tmp_path / "r.tif", model=model())
     assert plan["tiles"] == record["counts"]["tiles_predicted"] == counter.calls
     assert plan["blocks"] == record["counts"]["blocks"]

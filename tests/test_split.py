@@ -304,6 +304,9 @@ class TestLargeRegions:
         pairs = whole.geometry.intersection(frame.geometry).area / whole.geometry.union(frame.geometry).area
         assert pairs.min() > 0.95
 
+    def test_a_cell_is_no_larger_than_a_region_that_is_looked_at_whole(self) -> None:
+        assert (cells.CELL + 2 * cells.RIM) ** 2 <= memory.SPLIT_PIXELS == split_module._MOST_PIXELS
+
     def test_a_rim_that_sees_too_little_still_covers_everything(self) -> None:
         region = np.zeros((40, 90), np.int32)
         region[5:35, 5:85] = 1

@@ -175,7 +175,7 @@ def _plans(entries: list[Entry], folders: Folders, settings: PredictSettings, as
 
     entries = folders.without_outputs(entries)
     folders.check(entries)
-    failed, pixels, tiles = False, 0.0, 0
+    failed, pixels, tiles, seconds, start = False, 0.0, 0, 0.0, 0.0
     for entry in entries:
         try:
             plan = describe(entry.source, settings, folders.outputs(entry))
@@ -184,11 +184,15 @@ def _plans(entries: list[Entry], folders: Folders, settings: PredictSettings, as
             logs.report_error(str(error))
             continue
         pixels, tiles = pixels + plan["megapixels"], tiles + plan["tiles"]
+        if plan["seconds"] is not None:
+            start = plan["seconds"]["start"]
+            seconds += plan["seconds"]["total"] - start
         memory = plan["memory_bytes"]["total"] / 1e6
         line = f"{plan['input']}: {plan['megapixels']:.1f} Mpx, {plan['tiles']} tiles, {memory:.0f} MB"
         click.echo(json.dumps(plan) if as_json else line)
     if not as_json:
-        click.echo(f"{len(entries)} scenes: {pixels:.1f} Mpx, {tiles} tiles")
+        told = f", about {start + seconds:.0f} s" if seconds else ""
+        click.echo(f"{len(entries)} scenes: {pixels:.1f} Mpx, {tiles} tiles{told}")
     return failed
 
 
@@ -199,6 +203,12 @@ def _summary(record: dict[str, Any]) -> str:
         f"{polygons}{record['plan']['megapixels']:.1f} Mpx in {seconds['wall']:.1f} s: "
         f"{', '.join(record['outputs'])}"
     )
+
+
+def _time_text(seconds: dict[str, float] | None) -> str:
+    if seconds is None:
+        return "unknown: the cluster's machines are not this one"
+    return f"about {seconds['total']:.0f} s, {seconds['forward']:.0f} s of it forward passes"
 
 
 def _plan_text(plan: dict[str, Any]) -> str:
@@ -214,5 +224,6 @@ def _plan_text(plan: dict[str, Any]) -> str:
         f"blocks     {plan['blocks']}, recompute factor {plan['recompute']:.3f}",
         f"memory     {memory['total'] / 1e6:.0f} MB a process ({parts})",
         f"disk       up to {plan['disk_bytes'] / 1e6:.0f} MB until the outputs are written",
+        f"time       {_time_text(plan['seconds'])}",
     ]
     return "\n".join([*lines, *(f"warning    {line}" for line in plan["warnings"])])

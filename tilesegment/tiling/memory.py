@@ -15,12 +15,21 @@ from tilesegment.tiling.plan import Plan
 
 MB = 1_000_000
 # Interpreter, GDAL, PROJ, GEOS, Arrow and the engine once imported, as resident bytes.
-PROCESS_BYTES = {"torch": 920 * MB, "openvino": 260 * MB, "onnx": 260 * MB}
+PROCESS_BYTES = {"torch": 1050 * MB, "openvino": 275 * MB, "onnx": 260 * MB}
+# Of what torch takes for a forward pass in fp32, which is what cards say; the others use buffers again.
+ACTIVATION_SHARE = {"torch": 1.0, "openvino": 0.5, "onnx": 0.5}
+_HALF_SHARE = 0.7
+# As large as the scene at most.
 GDAL_CACHE_BYTES = 64 * MB
 # Rows traced at a time. It bounds the tracer's arrays and has no influence on the polygons.
 TRACE_ROWS = 256
 # Bytes a pixel while a band is traced: class, validity, probability, two running sums.
 TRACE_BYTES = 14
+# While outputs are written: bytes of saved pixels that are kept, the largest window in which buildings that
+# touch are told apart, and bytes a pixel of it.
+KEPT_BYTES = 64 * MB
+SPLIT_PIXELS = 2048**2
+SPLIT_BYTES = 35
 # A block above this is cut even where memory allows more: it is what a killed run can lose.
 MOST_BLOCK_PIXELS = 400_000_000
 # A block below this is not worth its rim of tiles predicted twice.
@@ -36,6 +45,7 @@ class Load:
     bands, pixel_bytes: of the scene; channels: blended ones (1 for two classes); contact: and one more.
     model_bytes: weights in memory; activation_bytes: of one forward pass of one tile at its peak.
     lanes: forward passes at the same time; batch: tiles in each. process_bytes: before any of this.
+    scene_bytes: of the whole scene, uncompressed; splits: buildings that touch are told apart.
     """
 
     bands: int
@@ -47,12 +57,14 @@ class Load:
     batch: int
     process_bytes: int
     contact: bool = False
+    scene_bytes: int = GDAL_CACHE_BYTES
+    splits: bool = False
 
 
 @dataclass(frozen=True)
 class Memory:
     """Bytes of one process, by part. strip: the rows being read and blended; finished: those that wait
-    to be traced and saved."""
+    to be traced and saved; outputs: what writing them takes more than these three."""
 
     process: int
     model: int
@@ -60,11 +72,18 @@ class Memory:
     strip: int
     finished: int
     trace: int
+    outputs: int
 
     @property
     def total(self) -> int:
         """Sum of all parts."""
         return sum(getattr(self, field.name) for field in fields(self))
+
+
+def activation_bytes(stated: int, engine: str, precision: str) -> int:
+    """Bytes a pixel of a forward pass, of what a model's card states."""
+    half = _HALF_SHARE if engine == "openvino" and precision == "bf16" else 1.0
+    return int(stated * ACTIVATION_SHARE[engine] * half)
 
 
 def rows_waiting(plan: Plan) -> int:
@@ -83,17 +102,22 @@ def worst_memory(plan: Plan, load: Load) -> Memory:
     channels = load.channels + load.contact
     # A tile waits as raw values, float32 values and probabilities; two batches a lane are under way.
     tile_bytes = tile_pixels * (source + 4 * load.bands + 4 * channels)
+    # The strip in use and the one read ahead; sums of classes and weights.
+    strip = strip_pixels * (2 * source + 4 * channels + 4 + 8)
+    # Probability, and the class where there are several; a band more on its way to the file.
+    saved = (1 if load.channels == 1 else 2) + load.contact
+    finished = min(rows_waiting(plan) + plan.tile[0], height) * width * saved
+    trace = min(TRACE_ROWS, height) * width * TRACE_BYTES
+    outputs = min(KEPT_BYTES, plan.region.area * saved)
+    outputs += SPLIT_BYTES * min(SPLIT_PIXELS, plan.region.area) if load.splits else 0
     return Memory(
-        process=load.process_bytes + GDAL_CACHE_BYTES,
+        process=load.process_bytes + min(GDAL_CACHE_BYTES, load.scene_bytes),
         model=load.model_bytes,
         forward=load.lanes * load.batch * (load.activation_bytes + 2 * tile_bytes),
-        # The strip in use and the one read ahead; sums of classes and weights.
-        strip=strip_pixels * (2 * source + 4 * channels + 4 + 8),
-        # Probability, and the class where there are several; a band more on its way to the file.
-        finished=min(rows_waiting(plan) + plan.tile[0], height)
-        * width
-        * ((1 if load.channels == 1 else 2) + load.contact),
-        trace=min(TRACE_ROWS, height) * width * TRACE_BYTES,
+        strip=strip,
+        finished=finished,
+        trace=trace,
+        outputs=max(0, outputs - strip - finished - trace),
     )
 
 

@@ -166,8 +166,13 @@ def read_rows(path: Path, begin: int, end: int) -> BlockPixels:
                 return None
             first = bisect_right(bands, begin) - 1
             touched = bands[first : bisect_left(bands, end)]
-            found = np.concatenate([_unpacked(archive, f"{kind}/{row}")["pixels"] for row in touched])
-            return found[begin - bands[first] : end - bands[first]]
+            # A copy of what is wanted: a part of a band would keep all of it in memory.
+            return np.concatenate(
+                [
+                    _unpacked(archive, f"{kind}/{row}")["pixels"][max(0, begin - row) : end - row]
+                    for row in touched
+                ]
+            )
 
         probability = rows("probability")
         if probability is None:
@@ -175,13 +180,17 @@ def read_rows(path: Path, begin: int, end: int) -> BlockPixels:
         return BlockPixels(rows("classes"), probability, rows("contact"))
 
 
-def read_bands(path: Path, rows: int) -> Iterator[tuple[int, BlockPixels]]:
-    """All bands of a block of `rows` rows from top to bottom, each with its first row."""
+def band_starts(path: Path) -> list[int]:
+    """The first rows of the bands that a block is saved in, from top to bottom."""
     with zipfile.ZipFile(path) as archive:
-        starts = sorted(
+        return sorted(
             int(name.partition("/")[2]) for name in archive.namelist() if name.startswith("probability/")
         )
-    for begin, end in pairwise([*starts, rows]):
+
+
+def read_bands(path: Path, rows: int) -> Iterator[tuple[int, BlockPixels]]:
+    """All bands of a block of `rows` rows from top to bottom, each with its first row."""
+    for begin, end in pairwise([*band_starts(path), rows]):
         yield begin, read_rows(path, begin, end)
 
 

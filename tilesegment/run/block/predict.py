@@ -31,7 +31,7 @@ def predict_block(
         if (scene.grid.height, scene.grid.width) != (job.plan.height, job.plan.width):
             raise BlockFailedError(f"{job.scene.path}: changed while it was predicted")
         with watch.stage("load"):
-            predictor = _predictor(job, device_index)
+            predictor = predictor_of(job, device_index)
         with new_block(Path(task.path)) as file:
             counts = predict_rows(scene, predictor, job, block, watch, file, tick)
             file.info(info := _info(task, predictor, counts, watch))
@@ -62,8 +62,8 @@ def _info(task: BlockTask, predictor: Predictor, counts: Counts, watch: Stopwatc
     )
 
 
-def _predictor(job: Job, device_index: int) -> Predictor:
-    """The model, loaded once a process."""
+def predictor_of(job: Job, device_index: int) -> Predictor:
+    """The model of a job, loaded once a process."""
     setup = Setup(
         tile=job.plan.tile,
         dtype=job.dtype,

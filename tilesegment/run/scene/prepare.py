@@ -23,7 +23,7 @@ from tilesegment.run.block.job import Job, TraceSettings
 from tilesegment.run.scene.identity import scene_identity
 from tilesegment.settings import SPLIT, Measure, PredictSettings, VectorSettings
 from tilesegment.tiling.blend import BLEND_MODES, BlendMode
-from tilesegment.tiling.memory import PROCESS_BYTES, Load, fit_blocks, worst_memory
+from tilesegment.tiling.memory import PROCESS_BYTES, Load, activation_bytes, fit_blocks, worst_memory
 from tilesegment.tiling.plan import Plan, fitting_tile
 
 DEFAULT_MEMORY_SHARE = 0.5
@@ -299,7 +299,8 @@ def _load(
     """What a process will hold, and its lanes: as many as cores, and no more than a third of the budget's
     memory for forward passes."""
     card = model.card
-    activation = plan.tile[0] * plan.tile[1] * card.activation_bytes
+    activation = plan.tile[0] * plan.tile[1]
+    activation *= activation_bytes(card.activation_bytes, engine.engine, engine.precision)
     batch = settings.batch or 1
     lanes = max(1, cores() // (settings.workers or 1))
     lanes = max(1, min(lanes, int(budget / 3 / (activation * batch))))
@@ -315,6 +316,8 @@ def _load(
             batch,
             PROCESS_BYTES[engine.engine],
             contact,
+            scene.native.height * scene.native.width * scene.bands * scene.dtype.itemsize,
+            contact or settings.split == "depth",
         ),
         lanes,
     )

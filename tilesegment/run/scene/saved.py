@@ -6,18 +6,17 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilesegment.grid import Window
-from tilesegment.run.block.file import BlockPixels, read_rows
+from tilesegment.run.block.file import BlockPixels, band_starts, read_rows
 from tilesegment.tiling.blend import NODATA
+from tilesegment.tiling.memory import KEPT_BYTES
 from tilesegment.tiling.plan import Block, Plan
-
-# Rows that are read together, and bytes of such bands that are kept.
-_BAND, _KEPT_BYTES = 256, 64_000_000
 
 
 @dataclass
@@ -28,6 +27,7 @@ class SavedPixels:
     path: Callable[[Block], Path]
 
     def __post_init__(self) -> None:
+        self._starts: dict[int, list[int]] = {}
         self._bands: OrderedDict[tuple[int, int], BlockPixels] = OrderedDict()
         self._turn = threading.Lock()
 
@@ -39,13 +39,15 @@ class SavedPixels:
             inside = (rows >= window.row) & (rows < window.row_end)
             inside &= (cols >= window.col) & (cols < window.col_end)
             index = np.flatnonzero(inside)
-            band = (rows[index] - window.row) // _BAND
+            if not len(index):
+                continue
+            starts = np.array(self._rows_of(block))
+            band = np.searchsorted(starts, rows[index] - window.row, side="right") - 1
             order = np.argsort(band, kind="stable")
             for part in np.split(index[order], np.flatnonzero(np.diff(band[order])) + 1):
-                if len(part):
-                    number = int(rows[part[0]] - window.row) // _BAND
-                    found = self._band(block, number).probability
-                    result[part] = found[rows[part] - window.row - number * _BAND, cols[part] - window.col]
+                number = int(np.searchsorted(starts, rows[part[0]] - window.row, side="right")) - 1
+                found = self._band(block, number).probability
+                result[part] = found[rows[part] - window.row - starts[number], cols[part] - window.col]
         return result
 
     def window(self, wanted: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -56,10 +58,11 @@ class SavedPixels:
             if part is None:
                 continue
             inner = part.relative_to(block.window)
-            for number in range(inner.row // _BAND, -(-inner.row_end // _BAND)):
+            for number, (first, end) in enumerate(pairwise(self._rows_of(block))):
+                low, high = max(inner.row, first), min(inner.row_end, end)
+                if low >= high:
+                    continue
                 band = self._band(block, number)
-                first = number * _BAND
-                low, high = max(inner.row, first), min(inner.row_end, first + _BAND)
                 row = low + block.window.row - wanted.row
                 col = part.col - wanted.col
                 place = slice(row, row + high - low), slice(col, col + part.width)
@@ -69,14 +72,19 @@ class SavedPixels:
                     found[1][place] = band.contact[here]
         return found[0], found[1]
 
+    def _rows_of(self, block: Block) -> list[int]:
+        """The first rows of a block's bands, and its height."""
+        if block.index not in self._starts:
+            self._starts[block.index] = [*band_starts(self.path(block)), block.window.height]
+        return self._starts[block.index]
+
     def _band(self, block: Block, number: int) -> BlockPixels:
         key = block.index, number
         with self._turn:
             if key not in self._bands:
-                first = number * _BAND
-                last = min(first + _BAND, block.window.height)
+                first, last = self._rows_of(block)[number : number + 2]
                 self._bands[key] = read_rows(self.path(block), first, last)
-                while len(self._bands) > 1 and sum(map(_bytes, self._bands.values())) > _KEPT_BYTES:
+                while len(self._bands) > 1 and sum(map(_bytes, self._bands.values())) > KEPT_BYTES:
                     self._bands.popitem(last=False)
             self._bands.move_to_end(key)
             return self._bands[key]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tilesegment.grid import Grid, Window
 from tilesegment.run.scene.saved import SavedPixels
 from tilesegment.settings import VectorSettings
+from tilesegment.tiling.memory import SPLIT_PIXELS
 from tilesegment.vector.cells import parts_by_cells
 from tilesegment.vector.clean import fill_holes, pixel_metric
 from tilesegment.vector.gate import State
@@ -26,9 +27,9 @@ from tilesegment.vector.seams import Features
 from tilesegment.vector.shared import regularize_row
 from tilesegment.vector.trace import trace
 
-# A region in a larger window is looked at cell by cell. Of larger ones than the second figure one at a time
-# is looked at, by whatever number of threads.
-_MOST_PIXELS, _MANY_PIXELS = 4_000_000, 1_000_000
+# A region in a larger window than the first is looked at cell by cell. Of those in larger ones than the
+# second, one at a time is looked at, by whatever number of threads.
+_MOST_PIXELS, _MANY_PIXELS = SPLIT_PIXELS, 1_000_000
 # Half the area of the smallest region that can be two buildings, in square metres.
 _LEAST_AREA = 1.5
 

@@ -12,6 +12,7 @@ from tilesegment.raster.source import gdal_environment
 from tilesegment.run.block.file import BlockInfo
 from tilesegment.run.record import now, plain_settings, software, stage_seconds, versions
 from tilesegment.run.scene.outputs import Outputs
+from tilesegment.run.scene.pace import pace_or_none
 from tilesegment.run.scene.prepare import Prepared, plan_memory, prepare
 from tilesegment.settings import PredictSettings
 
@@ -20,11 +21,12 @@ _NO_MATTER = ("workers", "scheduler", "max_memory", "batch", "overwrite", "resum
 
 
 def describe(source: str, settings: PredictSettings, outputs: Outputs | None = None) -> dict[str, Any]:
-    """The plan of a run, without running it: blocks, tiles, recompute factor, memory and disk."""
+    """The plan of a run, without running it: blocks, tiles, recompute factor, memory, disk and time."""
     trace = outputs is None or outputs.vector is not None
     with gdal_environment(settings.gdal):
         prepared = prepare(source, settings, trace, "").with_blocks({})
-    return described(source, prepared)
+    seconds = pace_or_none(prepared.job, settings.workers or 1, settings.scheduler, trace)
+    return described(source, prepared) | {"seconds": seconds}
 
 
 def made_by(prepared: Prepared, outputs: Outputs, settings: PredictSettings) -> str:
