@@ -37,7 +37,7 @@ from tilesegment.settings import Measure
         ("blend", 3, "blend: 3 is not a text"),
         ("overlaps", 3, "unknown setting 'overlaps'; did you mean 'overlap'"),
         ("vector", 3, "unknown setting 'vector'"),
-        ("model", b"x", "model: b'x' is not a text"),
+        ("model", b"x", "model: b'x' is not a list of texts"),
     ],
 )
 def test_wrong_types(name: str, value: Any, words: str | None) -> None:
@@ -59,7 +59,8 @@ def test_wrong_types(name: str, value: Any, words: str | None) -> None:
         ("bidx", np.array([3, 2, 1]), (3, 2, 1)),
         ("bbox", [1, 2, 3, 4], (1.0, 2.0, 3.0, 4.0)),
         ("aoi", Path("a/b.gpkg"), "a/b.gpkg"),
-        ("model", Path("m"), "m"),
+        ("model", Path("m"), ("m",)),
+        ("model", [Path("m"), "n"], ("m", "n")),
         ("tile", 256, (256, 256)),
         ("tile", "256x512", (256, 512)),
         ("tile", (256, 512), (256, 512)),

@@ -108,7 +108,18 @@ class TestConfig:
         assert found["min_area"] == "7"
         assert found["bidx"] == [3, 2, 1]
         assert found["co"] == {"COMPRESS": "LZW"}
-        assert found["model"] == "roofs"
+        assert found["model"] == ["roofs"]
+
+    def test_one_model_or_several(self, tmp_path: Path) -> None:
+        file = tmp_path / "c.yaml"
+        file.write_text("model: my roofs\n")
+        assert printed_config("--config", file)["model"] == ["my roofs"]
+        file.write_text("model: [a, b]\n")
+        assert printed_config("--config", file)["model"] == ["a", "b"]
+        assert printed_config("--model", "a b", "--model", "c")["model"] == ["a b", "c"]
+        assert printed_config(TILESEGMENT_MODEL="my roofs")["model"] == ["my roofs"]
+        both = os.pathsep.join(["my roofs", "yours"])
+        assert printed_config(TILESEGMENT_MODEL=both)["model"] == ["my roofs", "yours"]
 
     def test_what_is_printed_can_be_read_again(self, tmp_path: Path) -> None:
         first = printed_config(

@@ -397,6 +397,8 @@ class TestTheLedgersKey:
         changes: dict[str, dict[str, Any]] = {
             "nothing": {},
             "model": {"model": str(other)},
+            "one model more": {"model": [model(), str(other)]},
+            "tta": {"tta": "flips"},
             "range": {"stretch": "0,200"},
             "range of the bands": {"stretch": "2%,98%"},
             "nodata": {"nodata": 0},

@@ -409,7 +409,7 @@ def test_an_executor_keeps_no_other_model(scenes, model, loads, tmp_path: Path) 
     with Executor() as executor:
         for path in (model, model, str(other), model):
             outputs = Outputs(tmp_path / "r.gpkg")
-            settings = PredictSettings(path, overwrite=True)
+            settings = PredictSettings((path,), overwrite=True)
             run_predict(str(scenes / "a.tif"), outputs, settings, executor=executor)
     assert loads == [model, str(other), model]
 

@@ -105,7 +105,7 @@ def test_a_run_writes_all_it_was_asked_for(scene, model, counter, tmp_path: Path
         assert mask.crs.to_epsg() == 32645
         assert mask.transform == Affine(0.15, 0, 354000, 0, -0.15, 3057000)
         assert mask.colormap(1)[1] == (128, 0, 0, 255)
-        assert mask.tags()["model_sha256"] == record["model"]["sha256"]
+        assert mask.tags()["model_sha256"] == record["models"][0]["sha256"]
         classes, chance = mask.read(1), probability.read(1)
         assert probability.scales[0] == pytest.approx(1 / 254)
     np.testing.assert_array_equal(classes, chance >= 127)

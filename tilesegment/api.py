@@ -380,6 +380,8 @@ def predict_settings(settings: Mapping[str, Any]) -> PredictSettings:
 
     Raises SettingsError for an unknown name or an unusable value.
     """
+    if isinstance(settings.get("model"), str | os.PathLike):
+        settings = {**settings, "model": (settings["model"],)}
     vector, rest = _split(settings, PredictSettings)
     return PredictSettings(**checked(PredictSettings, rest), vector=_vector_settings(vector))
 

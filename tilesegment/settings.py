@@ -103,10 +103,12 @@ SPLIT = ("auto", "none", "depth")
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """Everything that `predict` can be told; None means: as the model's card says. split: one of SPLIT,
-    whether buildings that touch become polygons of their own."""
+    """Everything that `predict` can be told; None means: as the model's card says. model: of several the
+    mean; tta: none, flips or d4, looks at each tile whose mean is taken; split: one of SPLIT, whether
+    buildings that touch become polygons of their own."""
 
-    model: str = "roofs"
+    model: tuple[str, ...] = ("roofs",)
+    tta: str = "none"
     tile: tuple[int, int] | None = None
     overlap: int | None = None
     blend: str = "cosine"

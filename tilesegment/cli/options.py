@@ -6,6 +6,7 @@ file, then the defaults of `tilesegment.settings`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from click.core import ParameterSource
 
 from tilesegment.errors import SettingsError
 from tilesegment.model.engines.choose import ENGINES
+from tilesegment.model.engines.several import TTA
 from tilesegment.settings import (
     REGULARIZE,
     SPLIT,
@@ -43,6 +45,15 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 8
             return self._parse(value)
         except SettingsError as error:
             self.fail(str(error), param, ctx)
+
+
+class _Names(click.types.StringParamType):
+    """Names, of which an environment variable holds several as PATH does."""
+
+    envvar_list_splitter = os.pathsep
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
 
 def _measure(value: Any) -> Measure:
@@ -115,6 +126,8 @@ def _load_config(ctx: click.Context, param: click.Parameter, value: str | None) 
         for name in ("co", "lco", "gdal"):
             if isinstance(loaded.get(name), dict):
                 loaded[name] = [f"{key}={entry}" for key, entry in loaded[name].items()]
+        if isinstance(loaded.get("model"), str):
+            loaded["model"] = [loaded["model"]]
         if isinstance(loaded.get("max_memory"), int):
             loaded["max_memory"] = str(loaded["max_memory"])
         ctx.default_map = {**(ctx.default_map or {}), **loaded}
@@ -219,7 +232,22 @@ LOGS = together(
     click.option("-v", "--verbose", count=True, help="Say more; -vv shows tracebacks."),
 )
 SCENE = together(
-    option("--model", default="roofs", show_default=True, help="Bundled name, file or folder."),
+    option(
+        "--model",
+        multiple=True,
+        type=_Names("MODEL"),
+        metavar="MODEL",
+        default=["roofs"],
+        show_default=True,
+        help="Bundled name, file or folder; of several (repeat it) the mean.",
+    ),
+    option(
+        "--tta",
+        type=click.Choice(TTA),
+        default="none",
+        show_default=True,
+        help="Mean of 4 (flips) or 8 (d4) looks at every tile, mirrored and turned.",
+    ),
     option("--tile", type=Parsed("PIXELS", _tile), help="Tile: 512, or 512x1024 (rows x columns)."),
     option("--overlap", type=int, help="Pixels shared by neighbouring tiles."),
     option("--blend", default="cosine", show_default=True, help="linear, cosine or gauss."),

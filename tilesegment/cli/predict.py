@@ -220,7 +220,8 @@ def _plan_text(plan: dict[str, Any]) -> str:
     lines = [
         f"grid       {grid['height']} x {grid['width']} pixels of {size}, read {read}",
         f"region     {plan['megapixels']:.1f} Mpx",
-        f"tiles      {plan['tiles']} of {plan['tile'][0]} x {plan['tile'][1]}, overlap {plan['overlap']}",
+        f"tiles      {plan['tiles']} of {plan['tile'][0]} x {plan['tile'][1]}, overlap {plan['overlap']}, "
+        f"forward passes of each: {plan['looks']}",
         f"blocks     {plan['blocks']}, recompute factor {plan['recompute']:.3f}",
         f"memory     {memory['total'] / 1e6:.0f} MB a process ({parts})",
         f"disk       up to {plan['disk_bytes'] / 1e6:.0f} MB until the outputs are written",

@@ -19,7 +19,7 @@ from tilesegment.model.card import Card, ModelClass, default_colours
 from tilesegment.settings import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -92,6 +92,25 @@ def find_model(name: str) -> ModelFile:
         f"--model {name!r} is neither a file, a folder nor a bundled model "
         f"({', '.join(bundled_models())}){nearest(name, bundled_models())}"
     )
+
+
+def find_models(names: Sequence[str]) -> tuple[ModelFile, ...]:
+    """Models whose probabilities can be averaged: see `find_model`. Raises ModelError where there is none,
+    or they do not agree on what they see and say."""
+    if not names:
+        raise ModelError("--model: name one")
+    first, *others = models = tuple(map(find_model, names))
+    for other in others:
+        for what in ("classes", "bands", "dtype", "value_range", "gsd", "image_size"):
+            mine, its = getattr(first.card, what), getattr(other.card, what)
+            if what == "classes":
+                mine, its = ([entry.name for entry in entries] for entries in (mine, its))
+            if mine != its:
+                raise ModelError(
+                    f"--model {other.name}: its {what.replace('_', ' ')} ({its}) and those of {first.name} "
+                    f"({mine}) differ; only like models can be averaged"
+                )
+    return models
 
 
 def save_model(

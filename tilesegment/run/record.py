@@ -7,7 +7,7 @@ import datetime
 import functools
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -39,13 +39,13 @@ def versions() -> Mapping[str, str]:
     )
 
 
-def provenance(path: str, model: ModelFile, settings: dict[str, Any]) -> dict[str, str]:
+def provenance(path: str, models: Sequence[ModelFile], settings: dict[str, Any]) -> dict[str, str]:
     """Short texts that are written into an output's own metadata."""
     shown = "; ".join(f"{name}={value}" for name, value in settings.items() if value not in (None, ()))
     return {
         "software": software(),
-        "model": model.name,
-        "model_sha256": model.sha256,
+        "model": ", ".join(model.name for model in models),
+        "model_sha256": ", ".join(model.sha256 for model in models),
         "input": without_secrets(path),
         "settings": shown,
     }

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tilesegment.grid import Window
 from tilesegment.model.engines.choose import EngineChoice
+from tilesegment.model.engines.several import turns_of
 from tilesegment.model.store import ModelFile
 from tilesegment.raster.source import SceneSpec
 from tilesegment.run.block.file import BlockPixels
@@ -81,7 +82,8 @@ class Job:
 
     dtype: of the scene's values; low, high: the value range by band. aoi: WKB in pixel coordinates of the
     working grid, or None. batch: tiles a call, None for the engine's own. lanes: forward passes at a time
-    in a process. contact: save it too, to split buildings that touch.
+    in a process. contact: save it too, to split buildings that touch. others: models whose probabilities
+    are averaged with the model's; tta: one of `several.TTA`.
     """
 
     scene: SceneSpec
@@ -98,6 +100,18 @@ class Job:
     tracing: TraceSettings
     folder: str
     contact: bool = False
+    others: tuple[ModelFile, ...] = ()
+    tta: str = "none"
+
+    @property
+    def models(self) -> tuple[ModelFile, ...]:
+        """All whose probabilities are averaged."""
+        return self.model, *self.others
+
+    @property
+    def looks(self) -> int:
+        """Forward passes of each tile."""
+        return (1 + len(self.others)) * len(turns_of(self.tta))
 
 
 @dataclass(frozen=True)

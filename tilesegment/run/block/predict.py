@@ -9,6 +9,7 @@ from typing import Any
 
 from tilesegment.errors import BlockFailedError
 from tilesegment.model.engines import Predictor, Setup, load_engine
+from tilesegment.model.engines.several import SeveralPredictor, turns_of
 from tilesegment.raster.source import Scene, gdal_environment
 from tilesegment.run.block.file import BlockInfo, new_block
 from tilesegment.run.block.job import BlockTask, Job
@@ -76,8 +77,10 @@ def predictor_of(job: Job, device_index: int) -> Predictor:
         lanes=job.lanes,
         contact=job.contact,
     )
-    key = job.engine.engine, job.model.sha256, setup
+    key = job.engine.engine, tuple(model.sha256 for model in job.models), setup, job.tta
     if key not in _loaded:
         _loaded.clear()
-        _loaded[key] = load_engine(job.engine.engine, job.model, setup)
+        members = [load_engine(job.engine.engine, model, setup) for model in job.models]
+        alone = len(members) == 1 and job.tta == "none"
+        _loaded[key] = members[0] if alone else SeveralPredictor(members, turns_of(job.tta))
     return _loaded[key]

@@ -21,7 +21,7 @@ from tilesegment.errors import (
     TilesegmentError,
     without_secrets,
 )
-from tilesegment.model.store import find_model
+from tilesegment.model.store import find_models
 from tilesegment.raster.opening import Additions, opened
 from tilesegment.raster.source import gdal_environment
 from tilesegment.run.many.inputs import Entry
@@ -144,7 +144,7 @@ def run_many(
     Raises SettingsError, ModelError and OutputError before anything is predicted.
     """
     check_settings(settings)
-    find_model(settings.model)
+    find_models(settings.model)
     entries = folders.without_outputs(entries)
     folders.check(entries)
     return _results(entries, folders, settings, skip_existing, progress)

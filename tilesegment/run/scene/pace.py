@@ -67,7 +67,7 @@ def _seconds_a_tile(job: Job) -> float:
 def _key(job: Job) -> str:
     machine = platform.node(), platform.processor(), platform.machine()
     engine = *vars(job.engine).values(), job.engine.version, job.batch, job.lanes, job.contact
-    told = job.model.sha256, job.plan.tile, *engine, *machine
+    told = [model.sha256 for model in job.models], job.tta, job.plan.tile, *engine, *machine
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 

@@ -104,7 +104,7 @@ def run_predict(
             # That is an answer: there is nothing to go on with.
             ledger.remove()
             raise InputError(f"{source}: no valid pixel (all nodata, transparent or NaN)")
-        marks = provenance(source, prepared.job.model, plain_settings(settings))
+        marks = provenance(source, prepared.job.models, plain_settings(settings))
         publishing = time.perf_counter()
         counts = _write_outputs(prepared, ledger, outputs, settings, marks)
         record = record_of(source, prepared, outputs, settings, infos, fresh, warnings)

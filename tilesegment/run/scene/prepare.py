@@ -15,7 +15,8 @@ from tilesegment.errors import SettingsError
 from tilesegment.grid import Grid, Window, require_crs
 from tilesegment.model.card import Card
 from tilesegment.model.engines.choose import EngineChoice, choose_engine
-from tilesegment.model.store import ModelFile, find_model
+from tilesegment.model.engines.several import TTA
+from tilesegment.model.store import ModelFile, find_models
 from tilesegment.raster.aoi import box_region, read_aoi, region_of
 from tilesegment.raster.source import Scene, open_scene
 from tilesegment.raster.values import ValueRange, blank_edge, value_range
@@ -73,8 +74,8 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
     Raises the errors of the parts: InputError, ModelError, SettingsError, MemoryBudgetError.
     """
     check_settings(settings)
-    model = find_model(settings.model)
-    card = model.card
+    models = find_models(settings.model)
+    model, card = models[0], models[0].card
     with open_scene(
         path,
         bands=settings.bidx if settings.bidx is not None else len(card.bands),
@@ -96,9 +97,10 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
         tracing = _tracing(card, settings, measures, scene.grid, trace)
         warnings = [*_scene_warnings(scene, settings, card), *notes]
         budget = settings.max_memory or _default_budget(settings.workers or 1)
-        engine = choose_engine(settings.engine, settings.device, settings.precision, model.quantized)
-        contact = trace and _splits(settings, card, scene.grid.crs is not None)
-        load, lanes = _load(scene, model, plan, settings, budget, engine, contact)
+        quantized = all(found.quantized for found in models)
+        engine = choose_engine(settings.engine, settings.device, settings.precision, quantized)
+        contact = trace and _splits(settings, models, scene.grid.crs is not None)
+        load, lanes = _load(scene, models, plan, settings, budget, engine, contact)
         job = Job(
             scene.spec,
             model,
@@ -114,6 +116,8 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
             tracing,
             folder,
             contact,
+            models[1:],
+            settings.tta,
         )
         return Prepared(
             job,
@@ -125,7 +129,7 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
             values,
             measures,
             _prediction_key(job, scene),
-            (*scene.files, model.path),
+            (*scene.files, *(found.path for found in models)),
             tuple(warnings),
         )
 
@@ -138,6 +142,10 @@ def _plan(grid: Grid, region: Window, settings: PredictSettings, card: Card) -> 
         tile, fitted = fitting_tile(tile, grid.height, grid.width, overlap)
         # An overlap that was asked for and does not fit is an error, not another one.
         overlap = fitted if settings.overlap is None else overlap
+        if settings.tta == "d4":
+            tile = max(tile), max(tile)
+    if settings.tta == "d4" and tile[0] != tile[1]:
+        raise SettingsError(f"--tta d4 turns tiles, which are {tile[0]} x {tile[1]}; give a square --tile")
     return Plan(grid.height, grid.width, region, tile, overlap)
 
 
@@ -175,15 +183,16 @@ def _drawn(vector: VectorSettings, card: Card) -> VectorSettings:
     return replace(vector, regularize=card.drawn if vector.simplify.value > 0 else "none")
 
 
-def _splits(settings: PredictSettings, card: Card, has_metres: bool) -> bool:
+def _splits(settings: PredictSettings, models: tuple[ModelFile, ...], has_metres: bool) -> bool:
     """Whether buildings are told apart by where the model says that they touch. With connectivity 8 regions
     are to be joined instead."""
+    card = models[0].card
     if settings.split == "depth" and not (card.is_binary and card.foreground == (1,)):
         raise SettingsError("--split depth is for models of one class besides the background")
     if settings.split == "depth" and not has_metres and card.gsd is None:
         raise SettingsError("--split depth needs metres, which neither the scene nor the model has")
     wanted = settings.split == "auto" and settings.vector.connectivity == 4
-    return wanted and card.contact and card.is_binary
+    return wanted and all(model.card.contact for model in models) and card.is_binary
 
 
 def shared_tolerance(simplify: Measure, grid: Grid) -> tuple[float, float] | None:
@@ -208,6 +217,8 @@ def check_settings(settings: PredictSettings) -> None:
         raise SettingsError(f"--blend {settings.blend!r}: use one of {', '.join(BLEND_MODES)}")
     if settings.split not in SPLIT:
         raise SettingsError(f"--split {settings.split!r}: use one of {', '.join(SPLIT)}")
+    if settings.tta not in TTA:
+        raise SettingsError(f"--tta {settings.tta!r}: use one of {', '.join(TTA)}")
     if settings.split == "depth" and settings.vector.connectivity == 8:
         raise SettingsError("--split depth and --connectivity 8 exclude each other")
     for name, least in (("batch", 1), ("workers", 1), ("max_memory", 1)):
@@ -289,7 +300,7 @@ def _default_budget(workers: int) -> int:
 
 def _load(
     scene: Scene,
-    model: ModelFile,
+    models: tuple[ModelFile, ...],
     plan: Plan,
     settings: PredictSettings,
     budget: int,
@@ -298,9 +309,10 @@ def _load(
 ) -> tuple[Load, int]:
     """What a process will hold, and its lanes: as many as cores, and no more than a third of the budget's
     memory for forward passes."""
-    card = model.card
+    card = models[0].card
     activation = plan.tile[0] * plan.tile[1]
-    activation *= activation_bytes(card.activation_bytes, engine.engine, engine.precision)
+    stated = sum(model.card.activation_bytes for model in models)
+    activation *= activation_bytes(stated, engine.engine, engine.precision)
     batch = settings.batch or 1
     lanes = max(1, cores() // (settings.workers or 1))
     lanes = max(1, min(lanes, int(budget / 3 / (activation * batch))))
@@ -310,7 +322,7 @@ def _load(
             scene.dtype.itemsize,
             card.channels,
             # Weights are held in float32, and once more while they are loaded.
-            2 * model.bytes,
+            2 * sum(model.bytes for model in models),
             activation,
             lanes,
             batch,
@@ -336,7 +348,8 @@ def _prediction_key(job: Job, scene: Scene) -> dict[str, Any]:
         "region": [region.row, region.col, region.height, region.width],
         "aoi": None if job.aoi is None else hashlib.sha256(job.aoi).hexdigest(),
         "range": [list(job.low), list(job.high)],
-        "model": job.model.sha256,
+        "models": [model.sha256 for model in job.models],
+        "tta": job.tta,
         "tile": list(job.plan.tile),
         "overlap": job.plan.overlap,
         "blend": job.blend,

@@ -45,7 +45,7 @@ def described(source: str, prepared: Prepared) -> dict[str, Any]:
     area = plan.region.area
     return {
         "input": without_secrets(source),
-        "model": prepared.job.model.name,
+        "model": ", ".join(model.name for model in prepared.job.models),
         "grid": {
             "height": plan.height,
             "width": plan.width,
@@ -63,6 +63,7 @@ def described(source: str, prepared: Prepared) -> dict[str, Any]:
         "overlap": plan.overlap,
         "blocks": len(plan.blocks),
         "tiles": plan.predicted_tiles,
+        "looks": prepared.job.looks,
         "recompute": round(plan.recompute, 4),
         "memory_bytes": memory,
         # Pixels compress to a third or better; polygons take about as much again.
@@ -87,11 +88,10 @@ def record_of(
         "finished": now(),
         "outputs": [str(path) for path in outputs.all],
         "plan": described(source, prepared) | {"warnings": warnings},
-        "model": {
-            "name": prepared.job.model.name,
-            "sha256": prepared.job.model.sha256,
-            "credits": list(prepared.job.model.card.credits),
-        },
+        "models": [
+            {"name": model.name, "sha256": model.sha256, "credits": list(model.card.credits)}
+            for model in prepared.job.models
+        ],
         "engine": sorted({info.engine for info in infos}),
         "settings": plain_settings(replace(settings)),
         "versions": dict(versions()),
