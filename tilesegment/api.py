@@ -13,6 +13,7 @@ from tilesegment.checked import checked
 from tilesegment.errors import SettingsError, as_parameters
 from tilesegment.raster.source import Scene, open_scene
 from tilesegment.run.calibrate import calibrate_model
+from tilesegment.run.info import scene_info
 from tilesegment.run.many.folder import Folders, SceneResult, run_many
 from tilesegment.run.many.inputs import entries_of, sources_of
 from tilesegment.run.many.mosaic import discard_others, write_mosaic
@@ -34,6 +35,7 @@ __all__ = [
     "calibrate_temperature",
     "evaluate_model",
     "evaluate_scene",
+    "info",
     "open_scene",
     "plan",
     "predict",
@@ -144,6 +146,20 @@ def plan(source: _Path, **settings: Any) -> dict[str, Any]:
     45
     """
     return describe(_source(source), predict_settings(settings))
+
+
+def info(source: _Path, **settings: Any) -> dict[str, Any]:
+    """What a scene is: grid, bands, metres per pixel, share of valid and blank pixels, percentiles of its
+    values; under `plan` what `predict` would do with these settings, None where the model cannot read it,
+    and why under `unfit`.
+
+    Raises `tilesegment.errors.InputError` where it cannot be opened.
+
+    >>> import tilesegment
+    >>> tilesegment.info("scene.tif")["metres_per_pixel"]                     # doctest: +SKIP
+    [0.15, 0.15]
+    """
+    return scene_info(_source(source), predict_settings(settings))
 
 
 def vectorize(source: _Path, output: _Path, **settings: Any) -> dict[str, Any]:

@@ -151,6 +151,17 @@ class Grid:
         return np.asarray(np.abs(np.linalg.det(self.metric_at(points))), dtype=np.float64)
 
     @property
+    def crs_name(self) -> str | None:
+        """For people: authority and code where there are any, and the name."""
+        if self.crs is None:
+            return None
+        from pyproj import CRS
+
+        crs = CRS.from_user_input(self.crs)
+        authority = crs.to_authority()
+        return crs.name if authority is None else f"{':'.join(authority)} ({crs.name})"
+
+    @property
     def is_local(self) -> bool:
         """Whether the CRS is a plane that is not tied to the Earth."""
         return self.crs is not None and self._local_metres is not None

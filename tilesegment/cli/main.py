@@ -21,7 +21,10 @@ from tilesegment.settings import nearest
 _COMMANDS = {
     "calibrate": "Measure the overlap that a model needs, and store it in its card.",
     "check": "Verify a labelled data set before training.",
+    "doctor": "Look whether this machine can do the work, and say what helps.",
     "evaluate": "Measure how good a prediction or a model is.",
+    "info": "Show what a scene is, and what predicting it would take.",
+    "models": "List the bundled models, or show a model's card.",
     "quantize": "Give a model a graph in int8, which CPUs compute two to three times as fast.",
     "predict": "Predict a scene: roof polygons, class mask, probability, overlay.",
     "train": "Train a model from a configuration.",

@@ -136,7 +136,7 @@ def _one(input: str, outputs: Outputs, settings: PredictSettings, dry_run: bool,
     if dry_run:
         outputs.check(input)
         plan = describe(input, settings, outputs)
-        click.echo(json.dumps(plan) if as_json else _plan_text(plan))
+        click.echo(json.dumps(plan) if as_json else plan_text(plan))
         return
     run = run_predict(input, outputs, settings, progress=logs.ProgressBar("tiles"))
     if as_json:
@@ -211,7 +211,8 @@ def _time_text(seconds: dict[str, float] | None) -> str:
     return f"about {seconds['total']:.0f} s, {seconds['forward']:.0f} s of it forward passes"
 
 
-def _plan_text(plan: dict[str, Any]) -> str:
+def plan_text(plan: dict[str, Any]) -> str:
+    """A plan, as `tilesegment.plan` gives it, for people."""
     grid, memory = plan["grid"], plan["memory_bytes"]
     metres = grid["metres_per_pixel"]
     size = "unknown size" if metres is None else f"{metres[0]:.3f} x {metres[1]:.3f} m"

@@ -19,7 +19,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import RasterioError
+from rasterio.errors import CRSError, RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterioWindow
 
@@ -78,6 +78,27 @@ def gdal_environment(options: tuple[tuple[str, str], ...] = ()) -> Iterator[None
         given["GDAL_CACHEMAX"] = _cache_bytes(given["GDAL_CACHEMAX"])
     with rasterio.Env(**{**defaults, **given}):
         yield
+
+
+def projects_rightly() -> str | None:
+    """Whether GDAL and PROJ find their data: what is wrong, None for nothing. Both copies of PROJ are
+    asked, rasterio's and pyproj's."""
+    import pyproj
+    from rasterio.warp import transform
+
+    # On the middle meridian of a UTM zone: 500 km, and the arc from the equator (4984944.4 m) by 0.9996.
+    expected = 500_000.0, 4_982_950.4
+    try:
+        (x,), (y,) = transform("EPSG:4326", "EPSG:32645", [87.0], [45.0])
+        found = {"GDAL": (x, y)}
+        to_utm = pyproj.Transformer.from_crs("EPSG:4326", "EPSG:32645", always_xy=True)
+        found["pyproj"] = to_utm.transform(87.0, 45.0)
+    except (RasterioError, CRSError, pyproj.exceptions.ProjError) as error:
+        return f"coordinates cannot be projected ({' '.join(str(error).split())})"
+    for name, place in found.items():
+        if max(abs(a - b) for a, b in zip(place, expected, strict=True)) > 1:
+            return f"{name} projects 87 E, 45 N to {place[0]:.0f}, {place[1]:.0f}"
+    return None
 
 
 def _cache_bytes(text: str) -> int:
@@ -179,6 +200,11 @@ class Scene:
     def files(self) -> tuple[str, ...]:
         """Every file behind the scene: a VRT's sources and sidecars too."""
         return tuple(self._masks[0].files) or (self.path,)
+
+    @property
+    def driver(self) -> str:
+        """GDAL's name of the format."""
+        return str(self._masks[0].driver)
 
     @property
     def has_overviews(self) -> bool:

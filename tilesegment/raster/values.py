@@ -19,6 +19,8 @@ _SAMPLES_A_SIDE = 8
 _SAMPLE = 192
 _SAMPLE_OVERVIEW = 1536
 _BLANK_RUN = 32
+# Of a scene's pixels: fewer are nothing to speak of.
+_BLANK_SHARE = 0.005
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,36 @@ def _samples(scene: Scene) -> Iterator[Pixels]:
 def _spread(size: int) -> list[int]:
     last = max(0, size - _SAMPLE)
     return sorted({round(last * k / (_SAMPLES_A_SIDE - 1)) for k in range(_SAMPLES_A_SIDE)})
+
+
+@dataclass(frozen=True)
+class Look:
+    """What samples of a scene show. valid: share of pixels; blank: shares of valid ones that are all black
+    or all white in every band, by value; percentiles: (2nd, 50th, 98th) of each band."""
+
+    valid: float
+    blank: dict[int, float]
+    percentiles: tuple[tuple[float, float, float], ...]
+
+
+def looked_at(scene: Scene) -> Look:
+    """A look at a scene as a whole where that is cheap, else at windows spread over it."""
+    valid, count, parts = 0, 0, [np.empty((scene.bands, 0), scene.dtype)]
+    for pixels in _samples(scene):
+        count += pixels.valid.size
+        valid += int(pixels.valid.sum())
+        parts.append(pixels.values[:, pixels.valid])
+    values = np.concatenate(parts, axis=1)
+    if not valid:
+        return Look(0.0, {}, ((math.nan,) * 3,) * scene.bands)
+    blank = {}
+    if values.dtype.kind in "ui":
+        for extreme in sorted({0, 255, int(np.iinfo(values.dtype).max)}):
+            share = float((values == extreme).all(axis=0).mean())
+            if share >= _BLANK_SHARE:
+                blank[extreme] = share
+    low, middle, high = np.percentile(values.astype(np.float64), [2, 50, 98], axis=1).tolist()
+    return Look(valid / count, blank, tuple(zip(low, middle, high, strict=True)))
 
 
 def blank_value(values: NDArray[Any], valid: NDArray[np.bool_]) -> int | None:

@@ -75,7 +75,7 @@ def choose_engine(engine: str, device: str, precision: str, quantized: bool = Fa
 
 def _best_engine(device: str, precision: str) -> str:
     has = {name: importlib.util.find_spec(package) is not None for name, package in _PACKAGES.items()}
-    gpu = _gpu_count() > 0 or sys.platform == "darwin"
+    gpu = gpu_count() > 0 or sys.platform == "darwin"
     if not has["openvino"] or precision == "fp16" or device not in ("auto", "cpu"):
         return "torch"
     if device == "auto" and gpu and not has["torch"]:
@@ -84,7 +84,7 @@ def _best_engine(device: str, precision: str) -> str:
     return "torch" if wanted else "openvino"
 
 
-def _gpu_count() -> int:
+def gpu_count() -> int:
     """CUDA devices as the driver counts them; torch would take seconds to say so."""
     for name in ("libcuda.so.1", "nvcuda.dll"):
         try:
