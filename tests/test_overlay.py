@@ -12,7 +12,7 @@ from tilesegment.grid import Window
 from tilesegment.model.card import ModelClass
 from tilesegment.raster.source import open_scene
 from tilesegment.raster.values import ValueRange
-from tilesegment.report.overlay import write_overlay
+from tilesegment.report.overlay import View, write_overlay
 
 LABELS = {0: ModelClass("background", (0, 0, 0)), 1: ModelClass("roof", (200, 0, 100))}
 GREY = 100
@@ -24,9 +24,8 @@ def drawn(make_raster, tmp_path: Path, classes: np.ndarray, region: Window | Non
     with open_scene(path) as scene:
         values = ValueRange((0.0,) * 3, (255.0,) * 3, "card")
         where = region or scene.grid.window
-        write_overlay(
-            tmp_path / "o.png", scene, values, where, lambda w: classes[w.slices], LABELS, {"a": "b"}
-        )
+        view = View(scene, values, where, (where.height, where.width))
+        write_overlay(tmp_path / "o.png", view, lambda w: classes[w.slices], LABELS, {"a": "b"})
     picture = Image.open(tmp_path / "o.png")
     assert picture.info["a"] == "b"
     return np.asarray(picture)

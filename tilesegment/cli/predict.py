@@ -44,8 +44,8 @@ _SOME_FAILED = 3
     show_default=True,
     help="Kind of the files in a folder.",
 )
-@click.option("--mask", type=_PATH, help="Also write the class mask (.tif).")
-@click.option("--probability", type=_PATH, help="Also write the probability of the class (.tif).")
+@click.option("--mask", type=_PATH, help="Also write the class mask (.tif, .png).")
+@click.option("--probability", type=_PATH, help="Also write the probability of the class (.tif, .png).")
 @click.option("--overlay", type=_PATH, help="Also write a picture of the result (.png).")
 @options.SCENE
 @options.VECTOR
@@ -80,7 +80,7 @@ def command(
     **settings: Any,
 ) -> None:
     """Predict INPUT (anything GDAL opens) and write OUTPUT: polygons for .gpkg .parquet .fgb .geojson
-    .geojsonl .shp, the class mask for .tif.
+    .geojsonl .shp, the class mask for .tif .png.
 
     Several scenes (files, folders, patterns such as 'scenes/**/*.tif', @LIST for a file of such lines, -
     for lines from the standard input) go to a folder, each to a file of its name; --mask, --probability and

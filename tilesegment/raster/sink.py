@@ -30,7 +30,7 @@ from tilesegment.raster.opening import open_file
 from tilesegment.raster.stderr import without_libtiff
 from tilesegment.tiling.blend import NODATA, PROBABILITY_MAX
 
-RASTERS = (".tif", ".tiff")
+RASTERS = (".tif", ".tiff", ".png")
 _TILE = 512
 # What rasterio's `open` would take for arguments of its own.
 _NOT_OPTIONS = frozenset(
@@ -75,20 +75,26 @@ def write_band(path: Path, band: Band, read: Callable[[Window], NDArray[np.uint8
 
     Raises OutputError where the disk or the driver refuses.
     """
-    plain = path.with_name(path.stem + ".plain.tif") if band.cog else path
+    png = path.suffix.lower() == ".png"
+    plain = path.with_name(path.stem + ".plain.tif") if band.cog or png else path
     try:
         with without_libtiff():
             _write_tiled(plain, band, read)
-            if band.cog:
+            if png:
+                copy_raster(plain, path, driver="PNG", ZLEVEL=9)
+            elif band.cog:
                 _to_cog(plain, path, band)
-        if band.labels is not None:
-            write_text(path.with_name(path.name + ".aux.xml"), category_sidecar(band.labels))
+        sidecar = path.with_name(path.name + ".aux.xml")
+        if png:
+            write_text(sidecar, _pam(_placed(band.grid, band.metadata), band.labels))
+        elif band.labels is not None:
+            write_text(sidecar, category_sidecar(band.labels))
     except (RasterioError, CPLE_BaseError, OSError) as error:
         if isinstance(error, OutputError):
             raise
         raise OutputError(f"{path}: cannot be written ({_reason(path, error)})") from error
     finally:
-        if band.cog:
+        if plain != path:
             plain.unlink(missing_ok=True)
 
 
@@ -158,12 +164,28 @@ def _remarks() -> Iterator[list[str]]:
 
 def category_sidecar(labels: dict[int, ModelClass]) -> str:
     """Category names as GDAL's `.aux.xml`, the only place a GeoTIFF has for them."""
-    highest = max(labels)
-    names = [escape(labels[v].name) if v in labels else "" for v in range(highest + 1)]
+    return _pam("", labels)
+
+
+def _pam(head: str, labels: dict[int, ModelClass] | None) -> str:
+    if labels is None:
+        return f"<PAMDataset>{head}</PAMDataset>\n"
+    names = [escape(labels[v].name) if v in labels else "" for v in range(max(labels) + 1)]
     rows = "".join(f"<Category>{name}</Category>" for name in names)
     return (
-        f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{rows}</CategoryNames>'
+        f'<PAMDataset>{head}<PAMRasterBand band="1"><CategoryNames>{rows}</CategoryNames>'
         "</PAMRasterBand></PAMDataset>\n"
+    )
+
+
+def _placed(grid: Grid, metadata: dict[str, str]) -> str:
+    """Georeference and provenance, for which a PNG has no place."""
+    items = "".join(f'<MDI key="{escape(k)}">{escape(v)}</MDI>' for k, v in metadata.items())
+    if grid.crs is None:
+        return f"<Metadata>{items}</Metadata>"
+    numbers = ", ".join(repr(float(v)) for v in grid.transform.to_gdal())
+    return (
+        f"<SRS>{escape(grid.crs)}</SRS><GeoTransform>{numbers}</GeoTransform><Metadata>{items}</Metadata>"
     )
 
 

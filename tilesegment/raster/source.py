@@ -219,8 +219,8 @@ class Scene:
             return {}
         return {value: (red, green, blue) for value, (red, green, blue, _) in table.items()}
 
-    def notes(self) -> list[str]:
-        """What a user should know about how this scene is read; one line each."""
+    def notes(self, scaled: bool = True) -> list[str]:
+        """What a user should know about how this scene is read; one line each. scaled: metres matter."""
         notes = []
         dataset = self._masks[0]
         if len(set(self.spec.bands)) < len(self.spec.bands):
@@ -228,7 +228,7 @@ class Scene:
         elif dataset.count > self.bands and not _named_colours(dataset):
             used = ",".join(map(str, self.spec.bands))
             notes.append(f"bands {used} of {dataset.count} are read; choose others with --bidx")
-        if not self.native.has_georeference:
+        if scaled and not self.native.has_georeference:
             notes.append("no CRS: the pixel size is unknown, so the scene is read as it is")
         if isinstance(self._dataset, Upright):
             notes.append("turned upright, as its EXIF orientation says")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from tilesegment.atomic import write_text
@@ -22,41 +23,78 @@ from tilesegment.tiling.blend import NODATA
 _LONGEST = 2048
 _FILL = 0.35
 _ROWS = 256
+# Pixels of a letter's height.
+_TEXT = 14
+
+
+@dataclass(frozen=True)
+class View:
+    """What an overlay shows: a region of a scene's working grid, with the range of its values. shape:
+    (rows, columns) that it has at its own size."""
+
+    scene: Scene
+    values: ValueRange
+    region: Window
+    shape: tuple[int, int]
 
 
 def write_overlay(
     path: Path,
-    scene: Scene,
-    values: ValueRange,
-    region: Window,
+    view: View,
     read_classes: Callable[[Window], NDArray[np.uint8]],
     labels: dict[int, ModelClass],
     metadata: Mapping[str, str],
 ) -> None:
     """Write a PNG of at most 2048 pixels a side: every class but a background tinted in its colour, with a
-    bright outline; invalid pixels white. With a georeference a world file and the CRS lie beside it.
-    metadata: provenance, written into the picture. Raises OutputError where the disk refuses."""
-    scale = max(1.0, max(region.height, region.width) / _LONGEST)
-    height, width = max(1, round(region.height / scale)), max(1, round(region.width / scale))
-    image, valid = _picture(scene, values, region, height, width)
+    bright outline; invalid pixels white. With a georeference a world file and the CRS lie beside it;
+    without one, and with several classes, their names are written below. metadata: provenance, written into
+    the picture. Raises OutputError where the disk refuses."""
+    scene, region = view.scene, view.region
+    scale = max(1.0, max(view.shape) / _LONGEST)
+    height, width = (max(1, round(side / scale)) for side in view.shape)
+    image, valid = _picture(scene, view.values, region, height, width)
     classes = _sampled_classes(read_classes, region, height, width)
+    shown = []
     for value, entry in labels.items():
         if value == 0 and entry.name.lower() == "background":
             continue
+        shown += [entry] if (classes == value).any() else []
         inside = classes == value
         colour = np.asarray(entry.colour, np.float32)
         image[inside] = image[inside] * (1 - _FILL) + colour * _FILL
         image[inside & _rim(inside)] = colour
     image[~valid] = 255
+    found = np.rint(image).astype(np.uint8)
+    if len(shown) > 1 and not scene.grid.has_georeference:
+        found = np.concatenate([found, _legend(shown, width)])
     texts = PngInfo()
     for name, text in metadata.items():
         texts.add_itxt(name, text)
     try:
-        Image.fromarray(np.rint(image).astype(np.uint8)).save(path, format="PNG", pnginfo=texts)
+        Image.fromarray(found).save(path, format="PNG", pnginfo=texts)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
     if scene.grid.has_georeference:
         _write_place(path, scene.grid[region].resized(height, width))
+
+
+def _legend(entries: Sequence[ModelClass], width: int) -> NDArray[np.uint8]:
+    """Rows below a picture: a square of each class's colour, and its name."""
+    font = ImageFont.load_default(_TEXT)
+    places: list[tuple[int, int]] = []
+    x, y, step = _TEXT // 2, _TEXT // 2, 2 * _TEXT
+    for entry in entries:
+        length = _TEXT + round(font.getlength(f" {entry.name}")) + _TEXT
+        if x + length > width and x > _TEXT // 2:
+            x, y = _TEXT // 2, y + step
+        places.append((x, y))
+        x += length
+    strip = Image.new("RGB", (width, y + step), "white")
+    pen = ImageDraw.Draw(strip)
+    for entry, (x, y) in zip(entries, places, strict=True):
+        pen.rectangle((x, y, x + _TEXT - 1, y + _TEXT - 1), fill=entry.colour, outline="black")
+        pen.text((x + _TEXT, y - 1), f" {entry.name}", fill="black", font=font)
+    return np.asarray(strip)
 
 
 def _write_place(path: Path, grid: Grid) -> None:

@@ -23,6 +23,7 @@ from tilesegment.errors import (
 )
 from tilesegment.model.store import find_models
 from tilesegment.raster.opening import Additions, opened
+from tilesegment.raster.sink import is_raster
 from tilesegment.raster.source import gdal_environment
 from tilesegment.run.many.inputs import Entry
 from tilesegment.run.scene.executor import Executor
@@ -92,7 +93,7 @@ class Folders:
     def check(self, entries: Sequence[Entry]) -> None:
         """Raises OutputError for folders that cannot be, SettingsError where later runs would take outputs
         for scenes."""
-        raster = [self.main] if self.ending == ".tif" else []
+        raster = [self.main] if is_raster(f"a{self.ending}") else []
         for folder in (self.main, self.mask, self.probability, self.overlay):
             if folder is None:
                 continue
@@ -111,7 +112,7 @@ class Folders:
 
     def without_outputs(self, entries: Sequence[Entry]) -> list[Entry]:
         """The scenes but for pictures in folders of outputs, which a pattern finds the next time."""
-        raster = [self.main] if self.ending == ".tif" else []
+        raster = [self.main] if is_raster(f"a{self.ending}") else []
         raster += [folder for folder in (self.mask, self.probability, self.overlay) if folder is not None]
         places = [folder.resolve() for folder in raster]
 

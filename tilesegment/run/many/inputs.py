@@ -50,7 +50,7 @@ def is_several(words: Sequence[str], output: str) -> bool:
     )
     if several and not is_folder and is_file:
         folder, ending = PurePath(output).with_suffix(""), PurePath(output).suffix[1:].lower()
-        ending = "tif" if is_raster(Path(output)) else ending
+        ending = "tif" if ending == "tiff" else ending
         raise SettingsError(
             f"-o {output}: several scenes are written to a folder: -o {folder}/ --format {ending}"
         )

@@ -58,11 +58,11 @@ class Outputs:
         """Raises OutputError or SettingsError for names that cannot be written to. inputs: paths that are
         read, and so must not be replaced."""
         if not (is_vector(self.main) or is_raster(self.main)):
-            known = " ".join([*DRIVERS, ".tif"])
+            known = " ".join([*DRIVERS, ".tif", ".png"])
             raise SettingsError(f"-o {self.main}: unknown extension; use one of {known}")
         for path in (self.mask, self.probability):
             if path is not None and not is_raster(path):
-                raise SettingsError(f"{path}: masks and probabilities are written as .tif")
+                raise SettingsError(f"{path}: masks and probabilities are written as .tif or .png")
         if self.overlay is not None and self.overlay.suffix.lower() != ".png":
             raise SettingsError(f"--overlay {self.overlay}: overlays are written as .png")
         resolved = [path.resolve() for path in self.all]

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from tilesegment.atomic import write_text
-from tilesegment.errors import InputError
+from tilesegment.errors import InputError, SettingsError
 from tilesegment.grid import Grid
 from tilesegment.raster.sink import Band, check_options, write_band
 from tilesegment.raster.source import Scene, gdal_environment
-from tilesegment.report.overlay import write_overlay
+from tilesegment.report.overlay import View, write_overlay
 from tilesegment.run.block.file import BlockInfo
 from tilesegment.run.block.job import BlockTask, Job
 from tilesegment.run.files import discard, publish, writing
@@ -118,7 +118,10 @@ def run_predict(
 
 def _check_options(prepared: Prepared, outputs: Outputs, settings: PredictSettings) -> None:
     """What the drivers make of creation options, before anything is predicted."""
-    if outputs.masks or outputs.probability is not None:
+    rasters = [path for path in (*outputs.masks, outputs.probability) if path is not None]
+    if any(path.suffix.lower() == ".png" for path in rasters) and (settings.co or settings.cog):
+        raise SettingsError("--co and --cog are for GeoTIFFs, and a mask is to be a PNG")
+    if rasters:
         check_options(settings.co, settings.cog)
     if outputs.vector is not None:
         _rules(prepared, None)
@@ -273,8 +276,8 @@ def _write_all(
                     write_band(temporary, band, _reader(prepared, settings, mosaic.probability))
             if outputs.overlay is not None:
                 with Scene(job.scene) as scene, writing(outputs.overlay) as temporary:
-                    region = job.plan.region
-                    write_overlay(temporary, scene, prepared.range, region, mosaic.classes, labels, marks)
+                    view = View(scene, prepared.range, job.plan.region, (grid.height, grid.width))
+                    write_overlay(temporary, view, mosaic.classes, labels, marks)
 
     with ThreadPoolExecutor(1) as beside:
         written = beside.submit(rasters)
@@ -284,14 +287,14 @@ def _write_all(
 
 
 def _output_grid(prepared: Prepared, settings: PredictSettings) -> Grid:
-    grid = prepared.native if settings.match_input else prepared.grid
+    grid = prepared.native if prepared.matched else prepared.grid
     region = prepared.job.plan.region
-    return grid[output_window(prepared.grid, region, prepared.native, settings.match_input)]
+    return grid[output_window(prepared.grid, region, prepared.native, prepared.matched)]
 
 
 def _reader(prepared: Prepared, settings: PredictSettings, read: Any) -> Any:
     region = prepared.job.plan.region
-    return on_output_grid(read, prepared.grid, region, prepared.native, settings.match_input)
+    return on_output_grid(read, prepared.grid, region, prepared.native, prepared.matched)
 
 
 def _late_warnings(infos: list[BlockInfo], settings: PredictSettings, said: list[str]) -> list[str]:

@@ -34,7 +34,8 @@ DEFAULT_MEMORY_SHARE = 0.5
 class Prepared:
     """A job before its blocks are chosen, and what the run must know besides.
 
-    grid: the working grid; native: the input's own. key: decides a pixel's value. files: all behind the
+    grid: the working grid; native: the input's own, which rasters are written on where they are `matched`.
+    key: decides a pixel's value. files: all behind the
     input, its model's too. measures: the vector settings with every unit resolved.
     """
 
@@ -48,6 +49,7 @@ class Prepared:
     measures: VectorSettings
     key: dict[str, Any]
     files: tuple[str, ...]
+    matched: bool
     warnings: tuple[str, ...]
 
     def with_blocks(self, fixed: dict[str, Any]) -> Prepared:
@@ -95,7 +97,7 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
         measures, notes = resolve_measures(settings.vector, scene.grid, card.gsd)
         measures = _drawn(measures, card)
         tracing = _tracing(card, settings, measures, scene.grid, trace)
-        warnings = [*_scene_warnings(scene, settings, card), *notes]
+        warnings = [*_scene_warnings(scene, settings, card), *(notes if trace else [])]
         budget = settings.max_memory or _default_budget(settings.workers or 1)
         quantized = all(found.quantized for found in models)
         engine = choose_engine(settings.engine, settings.device, settings.precision, quantized)
@@ -130,6 +132,8 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
             measures,
             _prediction_key(job, scene),
             (*scene.files, *(found.path for found in models)),
+            # A picture that is read at the size of training is still a picture of its own size.
+            settings.match_input or card.image_size is not None,
             tuple(warnings),
         )
 
@@ -262,16 +266,11 @@ def _tracing(
 
 
 def _scene_warnings(scene: Scene, settings: PredictSettings, card: Card) -> list[str]:
-    warnings = scene.notes()
+    warnings = scene.notes(card.gsd is not None)
     if settings.nodata is None:
         value = blank_edge(scene)
         if value is not None:
             warnings.append(blank_warning(value))
-    if scene.spec.shape is not None and card.image_size == scene.spec.shape and not settings.match_input:
-        warnings.append(
-            f"read at {card.image_size[1]}x{card.image_size[0]}, as the model was trained; --match-input "
-            "writes masks in the picture's own size"
-        )
     if card.gsd is None and settings.gsd is None and scene.native.crs is not None:
         warnings.append(f"the model {card.name!r} names no pixel size: the scene is read as it is")
     return warnings
