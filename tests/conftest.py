@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# Networks here are tiny: a second thread only waits for the first, and for other processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests import layouts
-from tilesegment.datasets.check import check
+from tilesegment.datasets.check import Findings, _note_twin, check
 from tilesegment.datasets.download import fetch_archive
 from tilesegment.datasets.labels import Colours, Indices, Threshold
 from tilesegment.datasets.opening import open_reader
@@ -215,6 +215,12 @@ class TestColourFolders:
         sample = first(reader)
         assert sample.label.shape == sample.values.shape[1:] == (48, 48)
         assert len(set(np.unique(sample.label)) - {IGNORE}) >= 2
+
+    def test_a_colour_at_the_distance_is_within_it(self) -> None:
+        decode = Colours(((0, 0, 0, 0), (200, 0, 0, 1)), distance=40)
+        bands = np.zeros((3, 1, 4), np.uint8)
+        bands[:, 0] = np.array([[40, 0, 0], [0, 41, 0], [200, 24, 32], [200, 24, 33]]).T
+        assert decode(bands, "x").tolist() == [[0, IGNORE, 1, IGNORE]]
 
     def test_blended_edges_take_the_nearest_colour_or_none(self) -> None:
         decode = Colours(((0, 0, 0, 0), (200, 0, 0, 1)), distance=40)
@@ -420,6 +426,27 @@ class TestCheck:
         for part in ("t01.tif: cannot be read", "holds the label 3", "9x9", twin):
             assert part in text
         assert len(findings.errors) == 4
+
+
+def test_twins_in_different_splits() -> None:
+    found = Findings()
+    for one, other in (("train", "val"), ("train", "test"), ("val", "test"), ("train", "train")):
+        _note_twin(found, (one, "a"), (other, "b"))
+    assert [line.split()[0] for line in found.errors] == ["val/b", "test/b", "test/b"]
+    assert found.warnings == ["train/b is the same picture as train/a"]
+    found = Findings()
+    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        _note_twin(found, (one, "a"), (other, "a"))
+    # One list may stand for validation and test; what is trained on is worth a line.
+    assert (found.errors, len(found.warnings)) == ([], 2)
+
+
+def test_a_place_is_a_folder_or_a_beginning() -> None:
+    names, places = ["ab/1", "b/1", "c/b", "bc1"], ["ab", "b", "c", ""]
+    found = split(names, places, {"val": ["b"]}, 0, "x")
+    assert found == {"train": [0, 2], "val": [1, 3], "test": []}
+    found = split(names, places, {"val": ["bc"], "train": ["ab"]}, 0, "x")
+    assert found == {"train": [0], "val": [3], "test": []}
 
 
 class _Server(http.server.BaseHTTPRequestHandler):

@@ -15,7 +15,7 @@ import torch
 
 from tests.test_model import small_card
 from tilesegment.errors import BlockFailedError, ModelError, SettingsError
-from tilesegment.model import export
+from tilesegment.model import export, store
 from tilesegment.model.build import build_network, load_network
 from tilesegment.model.engines import Predictor, Setup, choose, load_engine
 from tilesegment.model.engines.choose import choose_engine
@@ -340,3 +340,18 @@ class TestDevice:
         for device in ("cuda:99", "nonsense"):
             with pytest.raises(SettingsError, match="--device"):
                 TorchPredictor(saved_model(tmp_path), setup_of(device=device))
+
+
+def test_weights_in_floats_stay_so_in_the_graph(model: ModelFile, tmp_path) -> None:
+    for dtype, half in ((np.float32, False), (np.float16, True)):
+        path = tmp_path / f"{np.dtype(dtype).name}.safetensors"
+        weights = {name: array.astype(dtype) for name, array in store.read_weights(model).items()}
+        save_model(path, weights, model.card)
+        assert export.all_half(find_model(str(path))) == half
+    mixed = {name: array.astype(np.float16) for name, array in store.read_weights(model).items()}
+    first = next(iter(mixed))
+    save_model(tmp_path / "m.safetensors", {**mixed, first: mixed[first].astype(np.float32)}, model.card)
+    assert not export.all_half(find_model(str(tmp_path / "m.safetensors")))
+    graph = export.graph_file(model, "openvino", (64, 64)).read_text()
+    assert 'element_type="f32"' in graph
+    assert 'element_type="f16"' not in graph

@@ -44,14 +44,17 @@ def test_every_error_of_ours_hides_them() -> None:
 
 
 def test_published_settings_and_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = (("AWS_SECRET_ACCESS_KEY", "abc"), ("GDAL_HTTP_USERPWD", "u:p"), ("GDAL_CACHEMAX", "64"))
-    shown = plain_settings(PredictSettings(gdal=options))
-    assert shown["gdal"] == (
-        ("AWS_SECRET_ACCESS_KEY", "***"), ("GDAL_HTTP_USERPWD", "***"), ("GDAL_CACHEMAX", "64"),
+    secret = (
+        "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "GDAL_HTTP_USERPWD", "GDAL_HTTP_HEADERS",
+        "GDAL_HTTP_COOKIE", "AZURE_STORAGE_ACCESS_KEY", "AZURE_STORAGE_SAS_TOKEN",
+        "OSS_SIGNATURE", "GDAL_PROXY_PASSWORD",
     )  # fmt: skip
+    options = (*((name, "abc") for name in secret), ("GDAL_CACHEMAX", "64"))
+    shown = plain_settings(PredictSettings(gdal=options))
+    assert shown["gdal"] == (*((name, "***") for name in secret), ("GDAL_CACHEMAX", "64"))
     from tilesegment.model.store import find_model
 
-    marks = provenance("https://u:p@h/a.tif?sig=abc", find_model("roofs"), shown)
+    marks = provenance("https://u:p@h/a.tif?sig=abc", [find_model("roofs")], shown)
     assert marks["input"] == "https://h/a.tif"
     assert "abc" not in json.dumps(marks)
 

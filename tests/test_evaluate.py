@@ -35,7 +35,7 @@ from tilesegment.evaluate.boundary import boundary_counts, boundary_region
 from tilesegment.evaluate.classes import of_layer, of_raster, shared_classes
 from tilesegment.evaluate.confidence import calibration_error, fit_temperature, reliability, threshold_curve
 from tilesegment.evaluate.intervals import interval
-from tilesegment.evaluate.masks import reach_of
+from tilesegment.evaluate.masks import UNKNOWN, MaskTask, reach_of
 from tilesegment.evaluate.objects import (
     THRESHOLDS,
     Objects,
@@ -50,8 +50,10 @@ from tilesegment.evaluate.objects import (
 )
 from tilesegment.evaluate.pixels import Confusion
 from tilesegment.evaluate.summary import compare_objects, object_summary
-from tilesegment.grid import Grid
+from tilesegment.grid import Grid, Window
 from tilesegment.polygons import Polygons
+from tilesegment.raster.labels import RasterLabels
+from tilesegment.report.evaluation import worst_places
 from tilesegment.vector.read import Plane, read_layer
 
 SQUARE = shapely.box(0, 0, 10, 10)
@@ -541,6 +543,16 @@ class TestScenes:
             assert pixels["pixels"] == pytest.approx(490 * 640, rel=2e-3)
             assert pixels["iou"] > 0.9
 
+    def test_a_given_nodata_is_no_object(self, tmp_path: Path) -> None:
+        houses = [shapely.box(5e5 + x, 9e6 - 30, 5e5 + x + 10, 9e6 - 20) for x in (20, 60)]
+        one = save_mask(tmp_path / "p.tif", houses, 200)
+        values = rasterize(houses, (200, 200), transform=METRES, dtype="uint8")
+        values[100:] = 7
+        layouts.save_tif(tmp_path / "t.tif", values[None], crs=CRS, transform=METRES)
+        figures = tilesegment.evaluate_scene(one, tmp_path / "t.tif", nodata=7)
+        found = figures["objects"]
+        assert (found["truth"], found["predicted"], found["f1"]) == (2, 2, 1)
+
     def test_windows_do_not_change_a_figure(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         truth, found = town(), jittered(town())
         one, other = save_mask(tmp_path / "p.tif", found), save_layer(tmp_path / "t.gpkg", truth)
@@ -831,7 +843,7 @@ class TestLayers:
 
     def test_a_plane_measures_in_metres(self) -> None:
         assert Plane.of(CRS, (5e5, 9e6, 5.1e5, 9.01e6)).crs == CRS
-        for crs in ("EPSG:4326", "EPSG:3857", "EPSG:2263"):
+        for crs in ("EPSG:4326", "EPSG:3857", "EPSG:2263", "EPSG:4087"):
             frame = geopandas.GeoSeries([SQUARE.buffer(200).envelope], crs="EPSG:32618")
             moved = translate(frame.iloc[0], 585000, 4511000)
             frame = geopandas.GeoSeries([moved], crs="EPSG:32618").to_crs(crs)
@@ -892,3 +904,31 @@ def test_a_distance_in_pixels_that_are_not_square() -> None:
     assert reach_of(2.0, grid) == (8, 4)
     assert reach_of(0.01, grid) == (1, 1)
     assert reach_of(3.0, Grid(None, Affine.identity(), 100, 100)) == (3, 3)
+
+
+def test_classes_of_another_grid_are_not_mixed(tmp_path: Path) -> None:
+    """Between 1 and 3 there is no 2."""
+    values = np.ones((1, 40, 40), np.uint8)
+    values[:, :, 20:] = 3
+    path = layouts.save_tif(tmp_path / "a.tif", values, crs=CRS, transform=METRES)
+    crs = pyproj.CRS(CRS).to_wkt()
+    for transform in (METRES @ Affine.translation(0.4, 0.3), METRES @ Affine.scale(0.3)):
+        labels = RasterLabels(str(path), Grid(crs, transform, 30, 90), np.arange(256).astype(np.uint8))
+        found = labels.read(Window(0, 0, 30, 90))
+        labels.close()
+        assert set(np.unique(found).tolist()) <= {1, 3, UNKNOWN}
+        assert {1, 3} <= set(np.unique(found).tolist())
+
+
+def test_the_share_of_right_pixels_in_the_worst_places() -> None:
+    class Zeros:
+        def read(self, window: Window) -> np.ndarray:
+            return np.zeros((window.height, window.width), np.uint8)
+
+        def close(self) -> None:
+            pass
+
+    task = MaskTask(Zeros(), Zeros(), Grid(None, Affine.identity(), 8, 24), 2)
+    # Three cells: 10 of 64 wrong, none, 48 of 64.
+    matrix = np.array([[[50, 4], [6, 4]], [[64, 0], [0, 0]], [[10, 40], [8, 6]]])
+    assert [share for share, _ in worst_places(task, matrix, 8)] == [16 / 64, 54 / 64]

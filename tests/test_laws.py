@@ -685,3 +685,27 @@ def test_a_record_names_the_versions_that_decide_a_result() -> None:
     assert found["numpy"] == np.__version__
     assert found["shapely"] == shapely.__version__
     assert {"python", "gdal", "rasterio", "pyogrio"} <= set(found)
+
+
+def test_a_remote_file_is_told_by_its_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its length may stay what it was."""
+    from tilesegment.run.scene import identity
+
+    headers: dict[str, str] = {}
+
+    class Answer:
+        def __enter__(self) -> Any:
+            return type("Head", (), {"headers": headers})
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(identity, "urlopen", lambda request, timeout: Answer())
+    found = []
+    for mark in ({"ETag": "a"}, {"ETag": "b"}, {"Last-Modified": "c"}, {"Last-Modified": "d"}, {}):
+        headers.clear()
+        headers.update({"Content-Length": "100", **mark})
+        found.append(identity._url_identity("https://h/a.tif?X-Amz-Signature=1"))
+        assert found[-1] == identity._url_identity("https://h/a.tif?X-Amz-Signature=2")
+    assert found[-1] is None
+    assert len(set(found)) == 5

@@ -522,6 +522,25 @@ class TestMosaic:
 
         return make
 
+    def test_what_is_transparent_covers_nothing(
+        self, make_raster: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        """Two sheets that overlap by half; the second one is transparent there."""
+        values = np.full((4, 20, 30), 90, np.uint8)
+        values[3] = 255
+        colours = {"colorinterp": [ColorInterp(k) for k in (3, 4, 5, 6)], "photometric": "RGB"}
+        one = make_raster(values, "a.tif", **colours)
+        values[:3], values[:, :, :15] = 40, 0
+        with rasterio.open(one) as dataset:
+            transform = dataset.transform @ rasterio.Affine.translation(15, 0)
+        other = make_raster(values, "b.tif", transform=transform, **colours)
+        path = tmp_path / "sheets.vrt"
+        path.write_text(sheets_as_vrt([str(one), str(other)]))
+        with open_scene(path) as scene:
+            pixels = scene.read(scene.grid.window)
+        assert pixels.valid.all()
+        assert pixels.values[0, 0].tolist() == [90] * 30 + [40] * 15
+
     @pytest.mark.parametrize(
         ("marks", "dtype"),
         [

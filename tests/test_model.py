@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -147,3 +148,22 @@ class TestNormalise:
         found = normalise(values, np.array([[True, False]]), (0.0,) * 3, (100.0,) * 3, self.card)
         np.testing.assert_allclose(found[:, 0, 0], -np.divide(self.card.mean, self.card.std), rtol=1e-6)
         assert (found[:, 0, 1] == 0).all()
+
+
+def test_weights_that_the_architecture_does_not_know(tmp_path: Path) -> None:
+    card = small_card(2)
+    weights = {name: tensor.numpy() for name, tensor in build_network(card).state_dict().items()}
+    path = tmp_path / "m.safetensors"
+    save_model(path, {**weights, "extra.weight": np.zeros(3, np.float32)}, card)
+    with pytest.raises(ModelError, match=r"0 weights are missing .* and 1 unknown .*'extra\.weight'"):
+        load_network(find_model(str(path)))
+
+
+def test_a_file_that_was_written_again_is_another_model(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    found = []
+    for value in (0.0, 1.0):
+        save_model(path, {"w": np.full(3, value, np.float32)}, small_card(2))
+        os.utime(path, (1_000 + value, 1_000 + value))
+        found.append(find_model(str(path)))
+    assert found[0].sha256 != found[1].sha256

@@ -228,6 +228,20 @@ class TestScale:
             assert scene.read(scene.grid.window).valid.mean() > 0.95
             assert any("ground control points" in note for note in scene.notes())
 
+    def test_beside_a_picture_that_its_points_turn_there_is_nothing(self, make_raster) -> None:
+        from rasterio.control import GroundControlPoint as Gcp
+
+        path = make_raster(np.full((3, 80, 80), 200, np.uint8), crs=None, transform=Affine.identity())
+        turn = Affine.translation(500000, 3000000) @ Affine.rotation(45) @ Affine.scale(0.15, -0.15)
+        with rasterio.open(path, "r+") as dataset:
+            points = [Gcp(row, col, *(turn @ (col, row))) for row in (0, 80) for col in (0, 80)]
+            dataset.gcps = points, rasterio.crs.CRS.from_epsg(32645)
+        with open_scene(path) as scene:
+            pixels = scene.read(scene.grid.window)
+        # A square that stands on its corner fills half of the square around it.
+        assert pixels.valid.mean() == pytest.approx(0.5, abs=0.03)
+        assert (pixels.values[:, pixels.valid] == 200).all()
+
 
 class TestValues:
     def test_the_cards_range_where_the_dtype_is_its_own(self, make_raster, rng) -> None:

@@ -244,7 +244,8 @@ class TestRuns:
         assert tilesegment.plan(scene, model=model, split="none")["disk_bytes"] == 150 * 190
         # Blocks that were saved without contact do not split anything.
         keys = [
-            prepare(str(scene), PredictSettings(model, split=how), True, "").key for how in ("auto", "none")
+            prepare(str(scene), PredictSettings((model,), split=how), True, "").key
+            for how in ("auto", "none")
         ]
         assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {"contact"}
         with pytest.raises(SettingsError, match="'maybe': use one of auto, none, depth"):
@@ -391,6 +392,18 @@ class TestSplit:
         assert (found[10:50, 70:120] == 2).all()
         # They meet within the neck, which is as wide in metres along rows as along columns.
         assert split_by_depth(planes, (0.3, 0.3)) is None or neck * 0.3 < 3
+
+    @pytest.mark.parametrize(("across", "wide"), [(False, 4), (False, 2), (True, 16), (True, 8)])
+    def test_by_depth_pixels_that_are_not_square(self, across: bool, wide: int) -> None:
+        """Rooms of 12 x 12 m in pixels of 1 x 0.25 m, and between them a neck of 4 or 2 m, 4 m long."""
+        region = np.zeros((40, 120), np.bool_)
+        if across:
+            region[2:14, 10:58] = region[18:30, 10:58] = region[14:18, 20 : 20 + wide] = True
+        else:
+            region[2:14, 5:53] = region[2:14, 69:117] = region[4 : 4 + wide, 53:69] = True
+        planes = Planes(region, np.where(region, 230, 0).astype(np.uint8), np.zeros(region.shape, np.uint8))
+        found = split_by_depth(planes, (1.0, 0.25))
+        assert (found is None) == (wide in (4, 16))
 
     def test_by_depth_small_parts_are_none(self) -> None:
         region = np.zeros((60, 100), np.bool_)

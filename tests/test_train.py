@@ -485,6 +485,24 @@ class TestSystems:
         )  # fmt: skip
         assert result["best"]["iou"] > 0.5
 
+    def test_the_result_is_that_of_the_best_weights(self, data: Path, tmp_path: Path) -> None:
+        # The last epoch's rate spoils what was learnt.
+        changes = ("epochs=3", "scheduler={name: StepLR, step_size: 2, gamma: 3000}", "ema=0", "warmup=0")
+        result, _, _ = trained("rooftop", data / "rooftop", tmp_path / "r", *changes)
+        with (tmp_path / "r" / "metrics.csv").open() as file:
+            losses = [float(row["val_loss"]) for row in csv.DictReader(file)]
+        saved = [
+            read_weights(find_model(str(tmp_path / "r" / f"{n}.safetensors"))) for n in ("best", "last")
+        ]
+        assert any((saved[0][name] != saved[1][name]).any() for name in saved[0])
+        assert result["split"] == "test"
+        report = (tmp_path / "r" / "report.md").read_text()
+        config = load_config("rooftop", [*SMALL, *changes])
+        assert config.watch in ("iou", "loss")
+        assert losses[2] > 2 * min(losses)
+        assert result["loss"] < losses[2] / 2
+        assert "test" in report
+
     def test_early_stopping(self, data: Path, tmp_path: Path) -> None:
         result, _, _ = trained(
             "rooftop", data / "rooftop", tmp_path / "r", "epochs=20", "patience=2", "optimizer.lr=0.0"
@@ -513,7 +531,8 @@ run_training(load_config("rooftop", sys.argv[5:]), Path(sys.argv[1]), Path(sys.a
 
 
 class TestResume:
-    changes = ("ema=0.9", "warmup=0.5", "epochs=3", "scheduler.patience=0")
+    # The rate of every epoch depends on how many there were.
+    changes = ("ema=0.9", "warmup=0.5", "epochs=3", "scheduler={name: CosineAnnealingLR, T_max: 3}")
 
     def test_a_killed_run_ends_with_the_same_bits(self, data: Path, tmp_path: Path) -> None:
         script = tmp_path / "child.py"
@@ -555,6 +574,8 @@ class TestResume:
             trained("rooftop", data / "rooftop", run, "epochs=2")
         with pytest.raises(OutputError, match="batch differs from the interrupted run"):
             trained("rooftop", data / "rooftop", run, "epochs=2", "batch=2", resume=True)
+        with pytest.raises(OutputError, match="seed differs from the interrupted run"):
+            trained("rooftop", data / "rooftop", run, "epochs=2", "seed=9", resume=True)
         result, lines, notes = trained("rooftop", data / "rooftop", run, "epochs=2", resume=True)
         assert len(lines) == 1
         assert lines[0].startswith("Epoch 02/02")
@@ -860,6 +881,28 @@ class TestCommands:
         done = run_cli("train", "camvid", "--print-config", "--set", "epochs=3")
         assert yaml.safe_load(done.stdout)["epochs"] == 3
 
+    def test_check_sees_the_splits_of_the_training(
+        self, data: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from click.testing import CliRunner
+
+        from tilesegment.cli import check as command
+        from tilesegment.datasets import check as module
+
+        seen = []
+        real = module.check
+        monkeypatch.setattr(
+            module, "check", lambda reader, *rest: (seen.append(reader), real(reader, *rest))[1]
+        )
+        for seed in (0, 3):
+            arguments = [str(data / "rooftop"), "--as", "rooftop", "--set", f"seed={seed}"]
+            done = CliRunner().invoke(command.command, arguments)
+            assert done.exit_code == 0, done.output
+        config = load_config("rooftop", ["seed=3"])
+        options = config.data.options
+        reader = open_reader(config.data.reader, data / "rooftop", options, config.data.size, 3)
+        assert seen[1].names("val") == reader.names("val") != seen[0].names("val")
+
     def test_check(self, data: Path, tmp_path: Path) -> None:
         sheet = tmp_path / "sheet.png"
         done = run_cli("check", data / "rooftop", "--as", "rooftop", "--sheet", sheet, "--json")
@@ -964,6 +1007,10 @@ class TestSteps:
         ]
         assert better == [{"iou", "loss"}, {"loss"}, {"iou"}, set(), {"loss"}]
         assert run.state.best == {"iou": 0.6, "loss": -0.7}
+
+    def test_a_range_that_is_given_stands_in_the_card(self, trainer: Callable[..., Trainer]) -> None:
+        assert trainer().card.value_range == (0.0, 255.0)
+        assert trainer("card.value_range=[0, 100]").card.value_range == (0.0, 100.0)
 
     def test_patience_is_in_epochs_without_a_better_one(self, trainer: Callable[..., Trainer]) -> None:
         run = trainer("patience=2")

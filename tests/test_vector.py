@@ -411,3 +411,22 @@ def test_longitudes_by_hand(west: float, east: float, expected: list[tuple[float
     (found,) = _cut_at_180(np.array([shapely.box(west, 1, east, 2)]), "EPSG:4326")
     bounds = sorted(tuple(part.bounds) for part in shapely.get_parts(found))
     assert bounds == [pytest.approx((left, 1, right, 2)) for left, right in expected]
+
+
+@pytest.mark.parametrize("corners", [(100, 100, 20_100, 110), (100, 100, 110, 20_100)])
+def test_long_and_thin_ones_are_geodesic_too(corners: tuple[float, ...]) -> None:
+    grid = Grid(pyproj.CRS("EPSG:3857").to_wkt(), Affine(1, 0, 1e6, 0, -1, 8e6), 40_000, 40_000)
+    outline = shapely.box(*corners)
+    (area,), (perimeter,) = ground_size(np.array([outline]), grid)
+    assert (area, perimeter) == _geodesic(outline, grid)
+
+
+def test_several_classes_that_are_not_simplified(make_raster, tmp_path) -> None:
+    """More rows than a band has."""
+    rng = np.random.default_rng(3)
+    values = rng.integers(0, 4, (70, 9)).repeat(10, axis=0).repeat(10, axis=1).astype(np.uint8)
+    path = make_raster(values)
+    tilesegment.vectorize(path, tmp_path / "a.gpkg", simplify=0, min_area=0, fill_holes=0)
+    frame = geopandas.read_file(tmp_path / "a.gpkg")
+    found = frame.geometry.area.groupby(frame["class"]).sum() / 0.15**2
+    assert found.to_dict() == pytest.approx({str(k): int((values == k).sum()) for k in (1, 2, 3)})
