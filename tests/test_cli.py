@@ -110,6 +110,13 @@ class TestConfig:
         assert found["co"] == {"COMPRESS": "LZW"}
         assert found["model"] == ["roofs"]
 
+    def test_names_and_values_as_a_mapping_or_a_list(self, tmp_path: Path) -> None:
+        file = tmp_path / "c.yaml"
+        for name in ("co", "lco", "gdal"):
+            for text in ("{A: 1, B: x}", "[A=1, B=x]"):
+                file.write_text(f"{name}: {text}\n")
+                assert printed_config("--config", file)[name] == {"A": "1", "B": "x"}
+
     def test_one_model_or_several(self, tmp_path: Path) -> None:
         file = tmp_path / "c.yaml"
         file.write_text("model: my roofs\n")

@@ -747,6 +747,25 @@ class TestModels:
         )
         assert again["temperature"] == pytest.approx(found["temperature"], rel=0.05)
 
+    def test_a_temperature_is_fitted_on_the_validation_split(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from click.testing import CliRunner
+
+        from tilesegment import api
+        from tilesegment.cli import evaluate as command
+
+        asked: list[str] = []
+
+        def noted(*arguments: Any, split: str, **options: Any) -> Any:
+            asked.append(split)
+            raise InputError("enough")
+
+        monkeypatch.setattr(api, "calibrate_temperature", noted)
+        monkeypatch.setattr(api, "evaluate_model", noted)
+        base = ["--model", "roofs", "--data", ".", "--as", "rooftop"]
+        for more in (["--calibrate"], [], ["--calibrate", "--split", "test"], ["--split", "train"]):
+            CliRunner().invoke(command.command, [*base, *more])
+        assert asked == ["val", "test", "test", "train"]
+
     def test_other_classes_and_empty_splits(self, root: Path, tmp_path: Path) -> None:
         layouts.voc(tmp_path / "voc")
         done = run_cli("evaluate", "--model", "roofs", "--data", tmp_path / "voc", "--as", "voc")
@@ -843,7 +862,9 @@ class TestLayers:
 
     def test_a_plane_measures_in_metres(self) -> None:
         assert Plane.of(CRS, (5e5, 9e6, 5.1e5, 9.01e6)).crs == CRS
-        for crs in ("EPSG:4326", "EPSG:3857", "EPSG:2263", "EPSG:4087"):
+        # The last one is true along meridians alone.
+        polar = "+proj=aeqd +lat_0=90 +lon_0=-74 +datum=WGS84"
+        for crs in ("EPSG:4326", "EPSG:3857", "EPSG:2263", polar):
             frame = geopandas.GeoSeries([SQUARE.buffer(200).envelope], crs="EPSG:32618")
             moved = translate(frame.iloc[0], 585000, 4511000)
             frame = geopandas.GeoSeries([moved], crs="EPSG:32618").to_crs(crs)

@@ -528,7 +528,7 @@ class TestMosaic:
         """Two sheets that overlap by half; the second one is transparent there."""
         values = np.full((4, 20, 30), 90, np.uint8)
         values[3] = 255
-        colours = {"colorinterp": [ColorInterp(k) for k in (3, 4, 5, 6)], "photometric": "RGB"}
+        colours = {"photometric": "RGB", "alpha": "YES"}
         one = make_raster(values, "a.tif", **colours)
         values[:3], values[:, :, :15] = 40, 0
         with rasterio.open(one) as dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from PIL import Image
 import tilesegment
 from tests.test_pipeline import counter, model, scene
 from tilesegment.errors import OutputError, SettingsError
+from tilesegment.run import files
 from tilesegment.run.files import belongings, temporary_for
 
 __all__ = ["counter", "model", "scene"]
@@ -396,3 +398,21 @@ class TestOddNames:
             assert not list(tmp_path.glob("*.partial"))
             tilesegment.predict(scene, out, model=model(), layer="roofs")
         assert len(pyogrio.read_dataframe(out))
+
+
+def test_the_main_output_appears_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is there, all others are."""
+    paths = [tmp_path / name for name in ("main.gpkg", "mask.tif", "look.png")]
+    for path in paths:
+        files.temporary_for(path).write_text(path.name)
+    order: list[str] = []
+    real = os.replace
+
+    def replace(one: Path, other: Path) -> None:
+        order.append(Path(other).name)
+        real(one, other)
+
+    monkeypatch.setattr(files.os, "replace", replace)
+    files.publish(*paths)
+    assert order == ["look.png", "mask.tif", "main.gpkg"]
+    assert [path.read_text() for path in paths] == [path.name for path in paths]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from tilesegment.errors import MemoryBudgetError, SettingsError
 from tilesegment.grid import Window
+from tilesegment.tiling import memory
 from tilesegment.tiling.memory import Load, fit_blocks, worst_memory
 from tilesegment.tiling.plan import Axis, Plan, fitting_tile
 
@@ -131,3 +134,23 @@ def test_every_worker_gets_a_block() -> None:
 )
 def test_a_tile_is_no_larger_than_its_scene(size, tile, expected, overlap) -> None:
     assert fitting_tile(tile, *size, 64) == (expected, overlap)
+
+
+def test_contact_is_a_channel_more() -> None:
+    plan = plan_of(4000, 4000)
+    without, with_it = worst_memory(plan, LOAD), worst_memory(plan, dataclasses.replace(LOAD, contact=True))
+    tile_cols = max(len(tiles) for _, _, tiles in plan.col_parts)
+    strip = plan.tile[0] * (tile_cols * (plan.tile[1] - plan.overlap) + plan.overlap)
+    # Sums in four bytes, and two batches of one tile each a lane, in floats.
+    assert with_it.strip - without.strip == 4 * strip
+    assert with_it.forward - without.forward == 2 * 2 * 4 * plan.tile[0] * plan.tile[1]
+    assert with_it.finished == 2 * without.finished
+
+
+def test_writing_may_take_more_than_predicting() -> None:
+    plan = plan_of(1000, 3000)
+    for splits in (False, True):
+        found = worst_memory(plan, dataclasses.replace(LOAD, splits=splits))
+        predicting = found.strip + found.finished + found.trace
+        writing = 3_000_000 + (memory.SPLIT_BYTES * 3_000_000 if splits else 0)
+        assert predicting + found.outputs == max(predicting, writing)

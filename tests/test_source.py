@@ -258,6 +258,15 @@ class TestValues:
         assert found.low == pytest.approx((21, 21, 5021), abs=1)
         assert found.high == pytest.approx((980, 980, 5980), abs=1)
 
+    @pytest.mark.parametrize("side", ["left", "right", "top", "bottom"])
+    def test_a_blank_stretch_along_any_edge(self, make_raster, rng, side: str) -> None:
+        values = rng.integers(1, 250, (3, 600, 600), np.uint8)
+        along, across = slice(200, 400), slice(0, 50) if side in ("left", "top") else slice(550, 600)
+        rows, cols = (along, across) if side in ("left", "right") else (across, along)
+        values[:, rows, cols] = 255
+        with open_scene(make_raster(values)) as scene:
+            assert blank_edge(scene) == 255
+
     def test_given(self, make_raster, rng) -> None:
         with open_scene(make_raster(rng.integers(0, 4000, (3, 9, 9), np.uint16))) as scene:
             assert value_range(scene, "10,4000", "uint8", (0, 255)).high == (4000,) * 3

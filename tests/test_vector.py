@@ -430,3 +430,13 @@ def test_several_classes_that_are_not_simplified(make_raster, tmp_path) -> None:
     frame = geopandas.read_file(tmp_path / "a.gpkg")
     found = frame.geometry.area.groupby(frame["class"]).sum() / 0.15**2
     assert found.to_dict() == pytest.approx({str(k): int((values == k).sum()) for k in (1, 2, 3)})
+
+
+@pytest.mark.parametrize("count", [63, 64, 65, 128])
+def test_holes_that_begin_in_very_many_rows(count: int) -> None:
+    """Every row but the outer ones has one: outlines and areas are those of counting."""
+    labels = np.ones((2 * count + 1, 9), np.uint8)
+    labels[1::2, 4] = 0
+    found = trace(labels, None, Window(0, 0, *labels.shape), 9, 0)
+    assert found.pixels.tolist() == [labels.sum()]
+    assert len(found.outlines.rings) - 1 == 1 + count
