@@ -416,3 +416,10 @@ def test_the_main_output_appears_last(tmp_path: Path, monkeypatch: pytest.Monkey
     files.publish(*paths)
     assert order == ["look.png", "mask.tif", "main.gpkg"]
     assert [path.read_text() for path in paths] == [path.name for path in paths]
+
+
+def test_flatgeobuf_says_where_it_comes_from(mask: Path, tmp_path: Path) -> None:
+    tilesegment.vectorize(mask, tmp_path / "r.fgb")
+    marks = pyogrio.read_info(tmp_path / "r.fgb")["layer_metadata"]
+    assert marks["software"].startswith("tilesegment ")
+    assert marks["input"] == str(mask)

@@ -7,7 +7,9 @@ from functools import cache
 import numpy as np
 import pytest
 import shapely
+from rasterio.features import rasterize
 from scipy import ndimage
+from shapely.affinity import rotate
 
 from tests import drawn
 from tilesegment.settings import Measure
@@ -18,7 +20,7 @@ from tilesegment.vector.joints import End, joint, united
 from tilesegment.vector.regularize import Regularized, Rules
 from tilesegment.vector.rings import Ragged
 from tilesegment.vector.row import Row
-from tilesegment.vector.shared import regularize_row
+from tilesegment.vector.shared import _Fitting, regularize_row
 from tilesegment.vector.walls import Walls
 
 METRIC = np.eye(2) * drawn.GSD
@@ -404,3 +406,20 @@ def test_two_houses_with_a_gap_between() -> None:
     assert shapely.is_valid(found.geometry).all()
     assert shapely.coverage_is_valid(found.geometry)
     assert (found.state == State.YES).all()
+
+
+@pytest.mark.parametrize("degrees", [25, -20])
+def test_a_house_that_stands_askew_keeps_its_direction(degrees: float) -> None:
+    """Beside a long one, which gives the row its own."""
+    long = shapely.box(20, 20, 220, 90)
+    askew = rotate(shapely.box(218, 30, 290, 80), degrees, origin=(218, 55))
+    labels = rasterize([(askew, 2), (long, 1)], (160, 320), dtype="uint8").astype(np.int32)
+    row = row_of(labels)
+    assert len(row.exact) == 2
+    fitting = _Fitting.of(row, rules())
+    directions = np.degrees(fitting.direction + fitting.axis)
+    wanted = np.array([0.0, degrees])
+    if row.exact[0].area < row.exact[1].area:
+        wanted = wanted[::-1]
+    # Half a right angle is the furthest that two directions can be apart.
+    assert np.abs((directions - wanted + 45) % 90 - 45).max() < 2

@@ -734,3 +734,16 @@ class TestOddFiles:
         with open_scene(path) as scene:
             assert read_aoi(str(areas), scene.grid).area == pytest.approx(1 / 0.15**2)
             assert read_aoi(str(kml), scene.grid).covers(shapely.box(0, 0, 30, 20))
+
+
+@pytest.mark.parametrize(
+    ("pixel", "resampled"), [(0.129, True), (0.132, False), (0.15, False), (0.171, False), (0.174, True)]
+)
+def test_a_scene_within_15_percent_of_a_pixel_size_is_read_as_it_is(
+    make_raster, pixel: float, resampled: bool
+) -> None:
+    """Either way: 1 / 1.15 to 1.15 times 0.15 m."""
+    transform = Affine(pixel, 0, 500000, 0, -pixel, 3000000)
+    path = make_raster(np.ones((3, 60, 60), np.uint8), transform=transform)
+    with open_scene(path, gsd=0.15) as scene:
+        assert (scene.spec.shape is not None) == resampled

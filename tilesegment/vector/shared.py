@@ -45,6 +45,12 @@ def regularize_row(row: Row, rules: Rules) -> Regularized:
     return best
 
 
+def _askew(own: FloatArray, strength: FloatArray, direction: float) -> FloatArray:
+    """The angle of each part to a row's direction, 0 for those that follow it."""
+    off = (own - direction + np.pi / 4) % (np.pi / 2) - np.pi / 4
+    return np.where((np.abs(off) > _OWN_DIRECTION) & (strength > _LEAST_STRENGTH), off, 0.0)
+
+
 @dataclass(frozen=True)
 class _Drawing:
     """lines: of each arc, from node to node; nodes: (k, 2)."""
@@ -86,8 +92,12 @@ class _Fitting:
         points = moved @ metric.T
         (direction,), _ = directions_of(points, edges.begins, np.zeros_like(polygon), 1)
         own, strength = directions_of(points, edges.begins, polygon, len(row.exact))
-        off = (own - direction + np.pi / 4) % (np.pi / 2) - np.pi / 4
-        axis = np.where((np.abs(off) > _OWN_DIRECTION) & (strength > _LEAST_STRENGTH), off, 0.0)
+        axis = _askew(own, strength, direction)
+        if axis.any() and not axis.all():
+            # Those that stand askew have no say in how the others stand.
+            share = np.where(axis == 0, strength * shapely.length(row.exact), 0.0)
+            direction = np.angle((share * np.exp(4j * own)).sum()) / 4
+            axis = _askew(own, strength, direction)
 
         def local(places: FloatArray) -> FloatArray:
             return turned(places @ metric.T, -direction)
