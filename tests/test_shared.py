@@ -422,4 +422,4 @@ def test_a_house_that_stands_askew_keeps_its_direction(degrees: float) -> None:
     if row.exact[0].area < row.exact[1].area:
         wanted = wanted[::-1]
     # Half a right angle is the furthest that two directions can be apart.
-    assert np.abs((directions - wanted + 45) % 90 - 45).max() < 2
+    assert np.abs((directions - wanted + 45) % 90 - 45).max() < 3
