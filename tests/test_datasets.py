@@ -440,6 +440,30 @@ def test_cityscapes_colours_outside_the_table_are_no_class() -> None:
         assert decode(bands, "x")[0].tolist() == [own.get(entry.colour, IGNORE), 0], entry
 
 
+def test_cityscapes_black_is_no_class() -> None:
+    from tilesegment.datasets.cityscapes import _decoder
+
+    assert "static" in [entry.name for entry in CITYSCAPES_30]
+    bands = np.array([[0, 0, 0], CITYSCAPES_30[5].colour], np.uint8).T[:, None]
+    assert _decoder(CITYSCAPES_30, "color")(bands, "x")[0].tolist() == [IGNORE, 5]
+
+
+def test_colours_are_looked_up_however_often_they_were_met() -> None:
+    """The second picture has colours of the first one, and new ones."""
+    decode = Colours(((10, 0, 0, 0), (0, 200, 0, 1), (9, 9, 200, IGNORE)), distance=30.5)
+    first = np.array([[10, 0, 0], [0, 190, 0], [9, 9, 190], [90, 90, 90]], np.uint8).T[:, None]
+    second = np.array([[90, 90, 90], [0, 180, 0], [0, 190, 0], [39, 0, 0]], np.uint8).T[:, None]
+    for _ in range(2):
+        assert decode(first, "x")[0].tolist() == [0, 1, IGNORE, IGNORE]
+        assert decode(second, "x")[0].tolist() == [IGNORE, 1, 1, 0]
+    # Another distance is another table.
+    assert Colours(decode.palette, distance=15)(second, "x")[0].tolist() == [IGNORE, IGNORE, 1, IGNORE]
+    # What the palette leaves out is no error.
+    assert decode(first[:, :, 2:3], "x")[0].tolist() == [IGNORE]
+    with pytest.raises(InputError, match=r"none of its colours, such as \(90, 90, 90\)"):
+        decode(first[:, :, 3:], "x")
+
+
 def coco_of(tmp_path: Path, annotations: list[dict[str, Any]], names: tuple[str, ...] = ("a.jpg",)) -> Path:
     """A data set of grey pictures of 20 x 20 pixels, their ids from 9 on."""
     images = []

@@ -225,10 +225,10 @@ def predicted(engine: Predictor, values: np.ndarray, valid: np.ndarray) -> np.nd
 class TestChoice:
     def test_a_cpu_takes_openvino_and_a_gpu_torch(self, monkeypatch) -> None:
         monkeypatch.setattr(choose.sys, "platform", "linux")
-        monkeypatch.setattr(choose, "_gpu_count", lambda: 0)
+        monkeypatch.setattr(choose, "gpu_count", lambda: 0)
         assert choose_engine("auto", "auto", "fp32").engine == "openvino"
         assert choose_engine("auto", "auto", "fp16").engine == "torch"
-        monkeypatch.setattr(choose, "_gpu_count", lambda: 2)
+        monkeypatch.setattr(choose, "gpu_count", lambda: 2)
         assert choose_engine("auto", "auto", "auto").engine == "torch"
         assert choose_engine("auto", "cpu", "fp32").engine == "openvino"
         assert choose_engine("auto", "cuda:1", "auto").device == "cuda:1"

@@ -288,7 +288,7 @@ def test_int8_is_taken_where_model_and_cpu_have_it(monkeypatch: pytest.MonkeyPat
         choose_engine("onnx", "cpu", "int8", True)
     with pytest.raises(SettingsError, match="int8 is for --engine openvino on the CPU"):
         choose_engine("torch", "auto", "int8", True)
-    monkeypatch.setattr(choose, "_gpu_count", lambda: 1)
+    monkeypatch.setattr(choose, "gpu_count", lambda: 1)
     assert choose_engine("auto", "auto", "int8", True).engine == "openvino"
 
 

@@ -986,7 +986,7 @@ class TestSteps:
         for group in (seen[:2], seen[2:]):
             for values, label in group:
                 loss = run._loss(padded_logits(expected, values), label)
-                (loss / 2).backward()
+                (loss / len(group)).backward()
             with torch.no_grad():
                 for weights in expected.parameters():
                     weights -= 0.5 * weights.grad
@@ -1093,3 +1093,120 @@ def test_an_average_of_statistics_too() -> None:
     assert float(found.module.running_mean) == pytest.approx(expected)
     # A count is no mean.
     assert int(found.module.num_batches_tracked) == 2
+
+
+@pytest.mark.parametrize(("name", "options", "by_step"), [
+    ("OneCycleLR", {"max_lr": 0.1}, True),
+    ("CyclicLR", {"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 3, "cycle_momentum": False}, True),
+    ("StepLR", {"step_size": 1, "gamma": 0.5}, False),
+])  # fmt: skip
+def test_some_schedules_are_made_for_steps(name: str, options: dict[str, Any], by_step: bool) -> None:
+    """Of four steps an epoch; whoever says when is obeyed."""
+    for each in (None, "step", "epoch"):
+        raw = {"name": name, **options} | ({} if each is None else {"each": each})
+        config = load_config("rooftop", [f"scheduler={json.dumps(raw)}", "epochs=3", "warmup=0"])
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.04)
+        schedule = Schedule(config, optimizer, 4)
+        rates = [optimizer.param_groups[0]["lr"]]
+        for _ in range(4):
+            optimizer.step()
+            schedule.after_step()
+            rates.append(optimizer.param_groups[0]["lr"])
+        schedule.after_epoch(1.0)
+        moved = len(set(rates)) > 1
+        assert moved == (by_step if each is None else each == "step"), each
+        assert (optimizer.param_groups[0]["lr"] != rates[-1]) != moved
+
+
+def test_focal_weights_by_hand() -> None:
+    """(1 - p)^2 of binary cross-entropy, the mean over classes, each times its weight."""
+    logits = torch.tensor([[1.0, -0.5], [0.2, 0.7], [-1.0, 2.0]]).reshape(1, 3, 2, 1)
+    label = torch.tensor([2, IGNORE]).reshape(1, 2, 1)
+    weights = [0.5, 1.0, 3.0]
+    expected = 0.0
+    for number, weight in enumerate(weights):
+        chance = 1 / (1 + np.exp(-float(logits[0, number, 0, 0])))
+        right = chance if number == 2 else 1 - chance
+        expected += weight * (1 - right) ** 2 * -np.log(right)
+    found = Loss({"focal": 1.0}, 3, torch.tensor(weights))(logits, label)
+    assert float(found) == pytest.approx(expected / 3, rel=1e-5)
+    # Without weights, or with equal ones, it is smp's.
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 5, 5, generator=rng)
+    label = torch.randint(0, 3, (2, 5, 5), generator=rng)
+    label[0, 0] = IGNORE
+    plain_one = Loss({"focal": 1.0}, 3)(logits, label)
+    assert float(Loss({"focal": 1.0}, 3, torch.ones(3))(logits, label)) == pytest.approx(float(plain_one))
+    binary, of_two = logits[:, :1], torch.where(label == 2, 1, label)
+    plain_one = Loss({"focal": 1.0, "bce": 1e-9}, 1)(binary, of_two)
+    weighted = Loss({"focal": 1.0, "bce": 1e-9}, 1, torch.ones(2))(binary, of_two)
+    assert float(weighted) == pytest.approx(float(plain_one), rel=1e-5)
+
+
+def test_the_positive_class_of_one_channel_in_focal_loss() -> None:
+    logits = torch.tensor([0.3, -1.2]).reshape(1, 1, 1, 2)
+    label = torch.tensor([1, 0]).reshape(1, 1, 2)
+    chance = [1 / (1 + np.exp(-0.3)), 1 - 1 / (1 + np.exp(1.2))]
+    parts = [(1 - p) ** 2 * -np.log(p) for p in chance]
+    found = Loss({"focal": 1.0, "bce": 1e-9}, 1, torch.tensor([0.5, 2.0]))(logits, label)
+    assert float(found) == pytest.approx((4 * parts[0] + parts[1]) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_threshold_is_that_of_prediction(channels: int) -> None:
+    """Chances of .3, .5 and .7, truth 0, 1 and 1."""
+    odds = torch.tensor([0.3, 0.5, 0.7]).logit()
+    logits = odds.reshape(1, 1, 1, 3)
+    if channels == 2:
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    label = torch.tensor([0, 1, 1]).reshape(1, 1, 3)
+    for threshold, expected in ((0.5, [[1, 0], [0, 2]]), (0.2, [[0, 1], [0, 2]]), (0.6, [[1, 0], [1, 1]])):
+        assert count(logits, label, 2, threshold)[0].tolist() == expected, threshold
+
+
+@pytest.mark.parametrize("name", ["LBFGS", "SparseAdam"])
+def test_optimisers_that_cannot_serve(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} cannot train networks of images"):
+        make_optimizer(NamedConfig(name), nn.Conv2d(3, 2, 1))
+
+
+def test_networks_that_cannot_take_a_size(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"data\.size: PAN/resnet18 cannot take pictures of 64 x 64"):
+        trained("rooftop", data / "rooftop", tmp_path / "r", "model.architecture=PAN", "model.options={}")
+    assert not (tmp_path / "r").exists()
+    half = nn.Sequential(nn.Conv2d(3, 2, 1, stride=2))
+    from tests.fakes import fake_card
+    from tilesegment.train.run import check_forward
+
+    with pytest.raises(SettingsError, match=r"answers 64 x 64 pictures with \(2, 2, 32, 32\)"):
+        check_forward(half, fake_card(2), (64, 64))
+    check_forward(nn.Conv2d(3, 2, 1), fake_card(2), (64, 64))
+
+
+def test_labels_that_are_dummies_are_not_scored(data: Path, tmp_path: Path) -> None:
+    """Cityscapes' test labels are not published; VOC's and COCO's validation stands for both."""
+
+    class Reader:
+        def __init__(self, test: list[str]) -> None:
+            self.parts = {"train": ["a"], "val": ["b"], "test": test}
+
+        def names(self, split: str) -> list[str]:
+            return self.parts[split]
+
+    class Trainer:
+        def __init__(self, known: int) -> None:
+            self.known = known
+
+        def evaluate(self, split: str) -> tuple[float, Confusion]:
+            counts = np.array([[self.known if split == "test" else 7, 0], [0, 0]])
+            return {"test": 1.0, "val": 2.0}[split], Confusion(2, matrix=counts)
+
+    from tilesegment.train.run import _tested
+
+    for test, known, expected in (
+        (["c"], 5, ("test", 1.0)), (["c"], 0, ("val", 2.0)),
+        (["b"], 5, ("val", 2.0)), ([], 0, ("val", 2.0)),
+    ):  # fmt: skip
+        split, loss, confusion = _tested(Reader(test), Trainer(known))  # type: ignore[arg-type]
+        assert (split, loss) == expected
+        assert confusion.matrix.any()

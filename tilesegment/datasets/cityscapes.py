@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tilesegment.datasets.labels import Indices, merge_foreground, palette_of, shared_colours
+from tilesegment.datasets.labels import Colours, Indices, merge_foreground, palette_of, shared_colours
 from tilesegment.datasets.pairs import Decoder, Pair, PairReader, partners
 from tilesegment.datasets.sample import IGNORE, SPLITS
 from tilesegment.datasets.tables import CITYSCAPES, CITYSCAPES_19, CITYSCAPES_30, Label
@@ -14,6 +14,7 @@ from tilesegment.model.card import ModelClass
 
 _IMAGES = ("leftImg8bit", "images")
 _KINDS = ("labelIds", "labelTrainIds", "color")
+_BLACK = (0, 0, 0)
 
 
 def open_cityscapes(
@@ -36,7 +37,10 @@ def open_cityscapes(
     if images is None or not (root / "gtFine").is_dir():
         raise InputError(f"{root}: no Cityscapes: leftImg8bit/ and gtFine/ are expected in it")
     splits = {name: tuple(_pairs(images / name, root / "gtFine" / name, labels)) for name in SPLITS}
-    notes = tuple(shared_colours(entries)) if labels == "color" else ()
+    notes: tuple[str, ...] = ()
+    if labels == "color":
+        black = [f"{e.name} is black, as all void is, and left out" for e in entries if e.colour == _BLACK]
+        notes = *shared_colours(entries), *black
     merge = None
     if foreground is not None:
         merge = merge_foreground(entries, foreground)
@@ -58,11 +62,12 @@ def _pairs(images: Path, labels: Path, kind: str) -> list[Pair]:
 def _decoder(table: Sequence[Label], kind: str) -> Decoder:
     if kind == "color":
         entries = [ModelClass(label.name, label.colour) for label in table]
-        chosen = palette_of(entries)
+        # Black is static, and everything that has no class: it is left out.
+        palette = [row for row in palette_of(entries).palette if row[:3] != _BLACK]
         # Colours of labels outside the table are no class, and must not be taken for a similar one.
-        known = {entry.colour for entry in entries}
+        known = {entry.colour for entry in entries} - {_BLACK}
         others = {label.colour for label in CITYSCAPES if label.colour not in known}
-        return type(chosen)((*chosen.palette, *((*colour, IGNORE) for colour in sorted(others))))
+        return Colours((*palette, *((*colour, IGNORE) for colour in sorted(others))))
     if kind == "labelTrainIds":
         return Indices.of({**{index: index for index in range(len(table))}, 255: IGNORE})
     numbers = {label.number: index for index, label in enumerate(table)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +17,8 @@ from tilesegment.model.card import ModelClass
 # Colours of a mask that was scaled or saved as JPEG are blended along borders; up to this Euclidean
 # distance they count as the palette's colour.
 COLOUR_DISTANCE = 50.0
+# In the table of colours: met too far from all of the palette's, and not met yet.
+_FAR, _UNSEEN = 254, 253
 
 
 @dataclass(frozen=True)
@@ -116,23 +119,38 @@ class Colours:
             )
         red, green, blue = values[:3].astype(np.uint32)
         codes = (red << 16) | (green << 8) | blue
-        distinct, inverse = np.unique(codes, return_inverse=True)
-        colours = np.stack([distinct >> 16, (distinct >> 8) & 255, distinct & 255], axis=1).astype(
-            np.float32
-        )
-        table = np.array(self.palette, np.float32)
-        best = np.full(len(distinct), np.inf, np.float32)
-        index = np.full(len(distinct), IGNORE, np.uint8)
-        for row in table:
+        table = _colour_table(self.palette, self.distance)
+        found: NDArray[np.uint8] = table[codes]
+        unseen = found == _UNSEEN
+        if unseen.any():
+            new = np.unique(codes[unseen])
+            table[new] = self._nearest(new)
+            found = table[codes]
+        far = found == _FAR
+        if far.all():
+            shown = tuple(int(band.flat[0]) for band in values[:3])
+            raise InputError(f"{where}: none of its colours, such as {shown}, is one of the palette's")
+        found[far] = IGNORE
+        return found
+
+    def _nearest(self, codes: NDArray[np.uint32]) -> NDArray[np.uint8]:
+        """The class of each colour, _FAR for those that are none's."""
+        colours = np.stack([codes >> 16, (codes >> 8) & 255, codes & 255], axis=1).astype(np.float32)
+        best = np.full(len(codes), np.inf, np.float32)
+        index = np.full(len(codes), _FAR, np.uint8)
+        for row in np.array(self.palette, np.float32):
             squared = ((colours - row[:3]) ** 2).sum(axis=1)
             nearer = squared < best
             best[nearer], index[nearer] = squared[nearer], int(row[3])
-        far = best > self.distance**2
-        if far.all():
-            shown = tuple(int(value) for value in colours[0])
-            raise InputError(f"{where}: none of its colours, such as {shown}, is one of the palette's")
-        index[far] = IGNORE
-        return np.asarray(index[inverse].reshape(codes.shape), np.uint8)
+        index[best > self.distance**2] = _FAR
+        return index
+
+
+@lru_cache(maxsize=2)
+def _colour_table(palette: tuple[tuple[int, int, int, int], ...], distance: float) -> NDArray[np.uint8]:
+    """The classes of all colours of 24 bits, filled as they are met: sorting a picture's takes longer than
+    all of the rest."""
+    return np.full(1 << 24, _UNSEEN, np.uint8)
 
 
 def palette_of(classes: Sequence[ModelClass], distance: float = COLOUR_DISTANCE) -> Colours:

@@ -47,10 +47,11 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class NamedConfig:
-    """A class of torch by its name, with its arguments. each: when a scheduler steps, `epoch` or `step`."""
+    """A class of torch by its name, with its arguments. each: when a scheduler steps, `epoch` or `step`;
+    None: by step where it is made for that (`OneCycleLR`, `CyclicLR`), else by epoch."""
 
     name: str
-    each: str = "epoch"
+    each: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -158,10 +159,10 @@ def parse_config(raw: Mapping[str, Any], where: str) -> TrainConfig:
         ("data.fit", config.data.fit, ("crop", "resize")),
         ("precision", config.precision, ("auto", "fp32", "bf16", "fp16")),
         ("watch", config.watch, ("loss", "iou")),
-        ("scheduler.each", config.scheduler.each if config.scheduler else "epoch", ("epoch", "step")),
+        ("scheduler.each", config.scheduler.each if config.scheduler else None, (None, "epoch", "step")),
     ):
         if value not in known:
-            raise SettingsError(f"{where}: {key} {value!r} is none of {', '.join(known)}")
+            raise SettingsError(f"{where}: {key} {value!r} is none of {', '.join(filter(None, known))}")
     if config.model.contact != ("contact" in config.loss):
         raise SettingsError(f"{where}: model.contact and a weight of loss.contact go together")
     if not 0 <= config.ema < 1:

@@ -185,14 +185,13 @@ class Trainer:
         """The classes of one picture's tensor (bands, rows, columns): uint8 (rows, columns)."""
         with torch.inference_mode(), self._autocast():
             logits = padded_logits(self.evaluated.eval(), self._moved(values[None])).float()[0]
-        logits = logits[: len(self.card.classes)]
-        if len(logits) == 1:
-            return np.asarray((logits[0] > 0).cpu(), np.uint8)
-        return np.asarray(logits.argmax(dim=0).cpu(), np.uint8)
+            logits = logits[: len(self.card.classes)]
+        return np.asarray(found_classes(_shares(logits[None]), self.card.threshold)[0].cpu(), np.uint8)
 
     def _count(self, logits: Tensor, label: Tensor) -> tuple[NDArray[np.int64], float]:
         of_classes = label[:, 0] if self.card.contact else label
-        return count(logits[:, : len(self.card.classes)], of_classes, self._classes)
+        logits = logits[:, : len(self.card.classes)]
+        return count(logits, of_classes, self._classes, self.card.threshold)
 
     def _keys(self, size: int, epoch: int) -> list[list[tuple[int, int]]]:
         """The batches of this process in an epoch, as many as every other one has."""
@@ -238,7 +237,9 @@ class Trainer:
                     f"the loss is {value} in epoch {state.epoch + 1}, batch {state.step + 1}; what was "
                     f"saved is kept: lower optimizer.lr or set clip, and --set model.start={self.folder}"
                 )
-            self._scaler.scale(loss / config.accumulate).backward()
+            # The last batches of an epoch may be fewer.
+            first = state.step - state.step % config.accumulate
+            self._scaler.scale(loss / min(config.accumulate, len(keys) - first)).backward()
             state.step += 1
             if state.step % config.accumulate == 0 or state.step == len(keys):
                 self._step()
@@ -366,17 +367,31 @@ def epoch_line(row: dict[str, float], epochs: int) -> str:
     )
 
 
-def count(logits: Tensor, label: Tensor, classes: int) -> tuple[NDArray[np.int64], float]:
+def _shares(logits: Tensor) -> Tensor:
+    """Probabilities (n, classes, rows, columns); one channel stands for class 1 of two."""
+    if logits.shape[1] > 1:
+        return logits.softmax(dim=1)
+    positive = logits.sigmoid()
+    return torch.cat([1 - positive, positive], dim=1)
+
+
+def found_classes(probability: Tensor, threshold: float) -> Tensor:
+    """The class of each pixel, as prediction says it: the most probable one; of two, class 1 where it has
+    the threshold. probability: (n, classes, ...)."""
+    if probability.shape[1] == 2:
+        return (probability[:, 1] >= threshold).long()
+    return probability.argmax(dim=1)
+
+
+def count(
+    logits: Tensor, label: Tensor, classes: int, threshold: float = 0.5
+) -> tuple[NDArray[np.int64], float]:
     """Counted pixels (truth, prediction) and the sum of squared differences between probability and truth.
-    logits: (n, channels, rows, columns); one channel stands for class 1 of two."""
+    logits: (n, channels, rows, columns); threshold: see `found_classes`."""
     known = label != IGNORE
     truth = label[known]
-    if logits.shape[1] == 1:
-        positive = logits[:, 0].sigmoid()[known]
-        probability = torch.stack([1 - positive, positive], dim=1)
-    else:
-        probability = logits.softmax(dim=1).permute(0, 2, 3, 1)[known]
-    found = probability.argmax(dim=1)
+    probability = _shares(logits).permute(0, 2, 3, 1)[known]
+    found = found_classes(probability, threshold)
     cells = torch.bincount(truth * classes + found, minlength=classes**2)
     at_truth = probability.gather(1, truth[:, None])[:, 0]
     # sum over classes of (p - y)^2 = sum p^2 - 2 p_truth + 1.

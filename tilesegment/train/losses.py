@@ -26,7 +26,7 @@ class Loss(nn.Module):
     terms: weight by name: `cross_entropy` (two or more channels), `bce` (one channel), `focal`,
     `focal_tversky`, `dice`, `lovasz` (segmentation-models-pytorch's), and `contact` for the channel after
     the classes' own. channels: of the classes. weights: of the classes, (classes,), for cross_entropy and
-    focal; with bce the positive class counts weights[1] / weights[0] times.
+    focal; of one channel (bce, focal) the positive class counts weights[1] / weights[0] times.
 
     Raises SettingsError for an unknown name or a combination that cannot be.
     """
@@ -70,9 +70,11 @@ class Loss(nn.Module):
         if name == "bce":
             return self._binary_cross_entropy
         if name == "focal":
-            found: Term = losses.FocalLoss(mode, ignore_index=IGNORE)
-        elif name == "focal_tversky":
-            found = losses.TverskyLoss(mode, ignore_index=IGNORE, **_TVERSKY)
+            plain: Term = losses.FocalLoss(mode, ignore_index=IGNORE)
+            summed: Term = losses.FocalLoss("binary", ignore_index=IGNORE, reduction="sum")
+            return lambda logits, label: self._focal(logits, label, plain, summed)
+        if name == "focal_tversky":
+            found: Term = losses.TverskyLoss(mode, ignore_index=IGNORE, **_TVERSKY)
         elif name == "dice":
             found = losses.DiceLoss(mode, ignore_index=IGNORE)
         else:
@@ -89,6 +91,27 @@ class Loss(nn.Module):
         return functional.binary_cross_entropy_with_logits(
             logits[:, 0][known], label[known].float(), pos_weight=ratio
         )
+
+    def _focal(self, logits: Tensor, label: Tensor, plain: Term, summed: Term) -> Tensor:
+        """smp's focal loss (Lin et al. 2017) without weights; with them the same mean over classes, each
+        times its weight. summed: over known pixels, of one channel."""
+        weights = self._of_classes()
+        if weights is None:
+            return plain(logits, label)
+        known = (label != IGNORE).sum()
+        if logits.shape[1] == 1:
+            # Positive and negative pixels apart.
+            total = sum(
+                weights[value] / weights[0]
+                * summed(logits, torch.where(label == value, label, torch.full_like(label, IGNORE)))
+                for value in (0, 1)
+            )  # fmt: skip
+            return torch.as_tensor(total) / known
+        parts = []
+        for number, weight in enumerate(weights):
+            truth = torch.where(label == IGNORE, label, (label == number).to(label.dtype))
+            parts.append(weight * summed(logits[:, number], truth))
+        return torch.stack(parts).mean() / known
 
     def _of_classes(self) -> Tensor | None:
         weights = self._weights

@@ -14,11 +14,18 @@ from tilesegment.errors import SettingsError
 from tilesegment.settings import nearest
 from tilesegment.train.config import NamedConfig, TrainConfig
 
+# Their rates rise and fall within an epoch.
+_BY_STEP = ("OneCycleLR", "CyclicLR")
+# They ask for the loss several times a step, or for sparse gradients.
+_UNFIT = ("LBFGS", "SparseAdam")
+
 
 def make_optimizer(config: NamedConfig, network: nn.Module, encoder_rate: float = 1.0) -> Optimizer:
     """An optimiser of `torch.optim` by name. encoder_rate: the encoder's learning rate, times that of the
-    rest. Raises SettingsError for an unknown name or argument."""
+    rest. Raises SettingsError for an unknown name or argument, or one that cannot serve."""
     known = {n: k for n, k in vars(torch.optim).items() if inspect.isclass(k) and issubclass(k, Optimizer)}
+    if config.name in _UNFIT:
+        raise SettingsError(f"optimizer: {config.name} cannot train networks of images; AdamW and SGD can")
     parameters = list(network.parameters())
     if encoder_rate == 1:
         return _optimizer(config, known, parameters)
@@ -37,6 +44,10 @@ def _optimizer(config: NamedConfig, known: dict[str, Any], parameters: list[nn.P
     return made
 
 
+def _when(scheduler: NamedConfig) -> str:
+    return scheduler.each or ("step" if scheduler.name in _BY_STEP else "epoch")
+
+
 class Schedule:
     """The learning rate: a rise over the first steps, then a scheduler of `torch.optim.lr_scheduler`.
 
@@ -44,7 +55,7 @@ class Schedule:
     """
 
     def __init__(self, config: TrainConfig, optimizer: Optimizer, steps: int) -> None:
-        self._each = config.scheduler.each if config.scheduler is not None else "epoch"
+        self._each = "epoch" if config.scheduler is None else _when(config.scheduler)
         self._warmup: lr_scheduler.LRScheduler | None = None
         self._main: Any = None
         if config.scheduler is not None:

@@ -19,7 +19,7 @@ from tilesegment.datasets.sample import SPLITS, Reader
 from tilesegment.datasets.values import values_of
 from tilesegment.errors import ModelError, OutputError, SettingsError
 from tilesegment.evaluate.pixels import Confusion
-from tilesegment.model.build import build_network, load_network, load_weights
+from tilesegment.model.build import build_network, load_network, load_weights, padded_logits
 from tilesegment.model.card import IMAGENET_MEAN, IMAGENET_STD, Card
 from tilesegment.model.pretrained import Normalisation, normalisation, packaged_weights, start_encoder
 from tilesegment.model.store import find_model
@@ -87,6 +87,7 @@ def run_training(
         network, card = _network_of(folder, card)
     else:
         network, card = start_network(config, card, listener.note)
+        check_forward(network, card, config.data.size)
     trainer = Trainer(
         config, reader, network, card, folder, processes, _Saver(folder, config, listener), listener.status
     )
@@ -199,6 +200,24 @@ def start_network(config: TrainConfig, card: Card, note: Callable[[str], None]) 
     return network, card
 
 
+def check_forward(network: nn.Module, card: Card, size: tuple[int, int]) -> None:
+    """Raises SettingsError where a network cannot take pictures of a size, or answers with another: some
+    are built for one size, or halve pictures more often than these can be."""
+    rows, cols = size
+    tiles = torch.zeros(2, len(card.bands), rows, cols)
+    name = f"{card.architecture}/{card.encoder}"
+    try:
+        with torch.inference_mode():
+            shape = padded_logits(network.eval(), tiles).shape
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SettingsError(
+            f"data.size: {name} cannot take pictures of {rows} x {cols} ({reason})"
+        ) from error
+    if shape != (2, card.outputs, rows, cols):
+        raise SettingsError(f"data.size: {name} answers {rows} x {cols} pictures with {tuple(shape)}")
+
+
 def _from_encoder(weights: str | None, card: Card, note: Callable[[str], None]) -> nn.Module:
     """A network whose encoder starts from `imagenet` weights, a file of weights, or (None) from nothing.
 
@@ -283,8 +302,7 @@ def _finish(
     history = trainer.state.history
     best = find_model(str(folder / BEST))
     trainer.evaluated.load_state_dict(load_network(best).state_dict())
-    split = "test" if len(reader.names("test")) else "val"
-    loss, confusion = trainer.evaluate(split)
+    split, loss, confusion = _tested(reader, trainer)
     result = {
         "folder": str(folder),
         "epochs": len(history),
@@ -296,6 +314,16 @@ def _finish(
     if trainer.is_first:
         _publish(config, reader, trainer, folder, data, (split, loss, confusion))
     return result
+
+
+def _tested(reader: Reader, trainer: Trainer) -> tuple[str, float, Confusion]:
+    """Loss and confusion of the test split; of the validation split where there is no other, which has
+    labels: those that are not published are dummies."""
+    if len(reader.names("test")) and list(reader.names("test")) != list(reader.names("val")):
+        loss, confusion = trainer.evaluate("test")
+        if confusion.matrix.any():
+            return "test", loss, confusion
+    return "val", *trainer.evaluate("val")
 
 
 def _publish(
