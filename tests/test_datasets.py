@@ -113,8 +113,15 @@ class TestRooftopTiles:
         sample = first(opened("rooftop-tiles", tmp_path, gsd=0.2))
         assert sample.label.shape == sample.values.shape[1:] == (40, 40)
         np.testing.assert_array_equal(sample.label, sample.values[0] > 127)
+        plain = layouts.rooftops(tmp_path / "x")
         with pytest.raises(InputError, match=r"has no georeference.*data\.metres"):
-            opened("rooftop-tiles", layouts.rooftops(tmp_path / "x"), gsd=0.2)
+            opened("rooftop-tiles", plain, gsd=0.2)
+        # 64 pixels of 0.1 m.
+        assert first(opened("rooftop-tiles", plain, gsd=0.2, metres=0.1)).label.shape == (32, 32)
+        assert first(opened("rooftop-tiles", plain, gsd=0.2, metres={"": 0.1})).label.shape == (32, 32)
+        for wrong in (0, "a", True, {"": -1}):
+            with pytest.raises(SettingsError, match=r"data\.metres .*give metres a pixel"):
+                opened("rooftop-tiles", plain, gsd=0.2, metres=wrong)
 
 
 class TestSplit:

@@ -27,6 +27,7 @@ from torch import nn
 
 import tilesegment
 from tests import layouts
+from tests.fakes import fake_card
 from tilesegment.datasets.opening import open_reader
 from tilesegment.datasets.sample import IGNORE, Sample
 from tilesegment.errors import (
@@ -46,12 +47,13 @@ from tilesegment.train import loop
 from tilesegment.train.augment import Augment
 from tilesegment.train.batches import Batches, TrainingData, epoch_batches, to_tensors
 from tilesegment.train.config import NamedConfig, bundled_configs, load_config, parse_config, plain
-from tilesegment.train.loop import Trainer, class_weights, count
+from tilesegment.train.loop import Trainer, class_weights, count, set_training
 from tilesegment.train.losses import LOSSES, Loss
 from tilesegment.train.optimise import Schedule, averaged, make_optimizer
 from tilesegment.train.precision import keep_grouped_in_float32
 from tilesegment.train.processes import Processes
 from tilesegment.train.run import Listener, make_card, run_training
+from tilesegment.train.start import changes_from
 
 SMALL = [
     "epochs=2", "batch=3", "data.size=[64, 64]", "model.encoder=resnet18", "model.encoder_weights=null",
@@ -1176,7 +1178,7 @@ def test_networks_that_cannot_take_a_size(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "r").exists()
     half = nn.Sequential(nn.Conv2d(3, 2, 1, stride=2))
     from tests.fakes import fake_card
-    from tilesegment.train.run import check_forward
+    from tilesegment.train.start import check_forward
 
     with pytest.raises(SettingsError, match=r"answers 64 x 64 pictures with \(2, 2, 32, 32\)"):
         check_forward(half, fake_card(2), (64, 64))
@@ -1210,3 +1212,64 @@ def test_labels_that_are_dummies_are_not_scored(data: Path, tmp_path: Path) -> N
         split, loss, confusion = _tested(Reader(test), Trainer(known))  # type: ignore[arg-type]
         assert (split, loss) == expected
         assert confusion.matrix.any()
+
+
+class TestFrom:
+    """Going on with a model on data of one's own."""
+
+    @pytest.fixture
+    def start(self, data: Path, tmp_path: Path) -> str:
+        """A small model with a contact channel, a licence and credits."""
+        from tilesegment.model.store import save_model
+
+        card = fake_card(
+            2, contact=True, gsd=0.3, license="CC BY 4.0",
+            credits=("somebody",), data=("a town",), mean=(0.2,) * 3, std=(0.3,) * 3, threshold=0.4,
+        )  # fmt: skip
+        torch.manual_seed(3)
+        weights = {name: tensor.numpy() for name, tensor in build_network(card).state_dict().items()}
+        save_model(tmp_path / "start.safetensors", weights, card)
+        return str(tmp_path / "start.safetensors")
+
+    def test_one_command(self, data: Path, tmp_path: Path, start: str) -> None:
+        changes = ("data.size=[64, 64]", "data.metres=0.3", "epochs=1", "workers=0", "precision=fp32")
+        notes: list[str] = []
+        config = load_config("rooftop", [*changes_from(start), *changes])
+        result = run_training(
+            config, data / "rooftop", tmp_path / "r", listener=Listener(note=notes.append)
+        )
+        assert any(note.startswith("before training: val IoU 0.") for note in notes)
+        assert not any("do not fit" in note for note in notes)
+        card = find_model(str(tmp_path / "r")).card
+        assert (card.architecture, card.encoder, card.contact) == ("Unet", "resnet18", True)
+        assert (card.gsd, card.threshold, card.mean) == (0.3, 0.4, (0.2,) * 3)
+        assert (card.license, card.credits) == ("CC BY 4.0", ("somebody",))
+        assert card.data[0] == "a town"
+        assert result["epochs"] == 1
+        # Statistics stay, weights move.
+        before, after = read_weights(find_model(start)), read_weights(find_model(str(tmp_path / "r")))
+        moved = {name for name, values in before.items() if name in after and (after[name] != values).any()}
+        assert any("weight" in name for name in moved)
+        assert not any("running" in name for name in moved)
+        # What is gone on with keeps them too.
+        (tmp_path / "r" / "report.md").unlink()
+        more = load_config(str(tmp_path / "r" / "config.yaml"), ["epochs=2"])
+        run_training(more, data / "rooftop", tmp_path / "r", resume=True)
+        assert find_model(str(tmp_path / "r" / "last.safetensors")).card.credits == ("somebody",)
+
+    def test_what_is_set_besides_comes_last(self, start: str) -> None:
+        config = load_config("rooftop", [*changes_from(start), "encoder_rate=1.0", "freeze=[encoder]"])
+        assert (config.encoder_rate, config.freeze) == (1.0, ("encoder",))
+        assert config.optimizer.options["lr"] < load_config("rooftop").optimizer.options["lr"]
+        with pytest.raises(SettingsError, match="freeze 'head' is none of statistics, encoder"):
+            load_config("rooftop", ["freeze=[head]"])
+
+    def test_a_frozen_encoder(self) -> None:
+        network = build_network(fake_card(2))
+        set_training(network, network, ("encoder",))
+        assert not network.encoder.training
+        assert network.decoder.training
+        assert not any(parameter.requires_grad for parameter in network.encoder.parameters())
+        assert all(parameter.requires_grad for parameter in network.decoder.parameters())
+        with pytest.raises(SettingsError, match="Conv2d has no encoder"):
+            set_training(convolution := nn.Conv2d(1, 1, 1), convolution, ("encoder",))

@@ -358,6 +358,7 @@ def train_model(
     data: _Path,
     output: _Path,
     *,
+    start: str | None = None,
     changes: Sequence[str] = (),
     resume: bool = False,
     overwrite: bool = False,
@@ -367,7 +368,8 @@ def train_model(
     """Train what a configuration says on a data set, into a run folder; metrics of the best weights.
 
     config: a bundled name (`rooftop`) or a YAML file; changes: `key=value` as for `--set`; data: folder of
-    the data set; output: the run folder, which `predict(model=...)` takes. line: is given every epoch's
+    the data set; output: the run folder, which `predict(model=...)` takes. start: a model to go on with, at
+    low rates. line: is given every epoch's
     line. Call it under `if __name__ == "__main__":`, since reading processes import the calling script.
 
     Raises `tilesegment.errors.TilesegmentError`.
@@ -378,10 +380,12 @@ def train_model(
     """
     from tilesegment.train.config import load_config
     from tilesegment.train.run import Listener, resumed_config, run_training
+    from tilesegment.train.start import changes_from
 
+    begin = [] if start is None else changes_from(start)
     before = resumed_config(Path(output), changes) if resume else None
     return run_training(
-        before or load_config(os.fspath(config), changes),
+        before or load_config(os.fspath(config), [*begin, *changes]),
         Path(data),
         Path(output),
         resume=resume,

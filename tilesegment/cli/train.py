@@ -41,6 +41,9 @@ from tilesegment.cli import logs, options
     envvar=None,
     help="Change a field: epochs=2, data.size=[128,128], loss.dice=0.5.",
 )
+@options.option(
+    "--from", "start", envvar=None, help="Go on with this model, at low rates: roofs, or a file."
+)
 @options.option("--resume", is_flag=True, help="Go on from the run folder's last state.")
 @options.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @options.OVERWRITE
@@ -51,6 +54,7 @@ def command(
     data: Path,
     output: Path | None,
     changes: tuple[str, ...],
+    start: str | None,
     resume: bool,
     device: str,
     overwrite: bool,
@@ -65,8 +69,10 @@ def command(
     """
     logs.start(-1 if quiet else verbose, log_format)
     from tilesegment.train.config import load_config, plain
+    from tilesegment.train.start import changes_from
 
-    settings = load_config(system, changes)
+    begin = [] if start is None else changes_from(start)
+    settings = load_config(system, [*begin, *changes])
     if print_config:
         import yaml
 

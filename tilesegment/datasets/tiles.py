@@ -29,6 +29,16 @@ _NO_SIZE = (
 )
 
 
+def _given(metres: Mapping[str, float] | float | None, place: str) -> float | None:
+    """The pixel size that is given for a place. Raises SettingsError where it is none."""
+    found = metres.get(place) if isinstance(metres, Mapping) else metres
+    if found is None:
+        return None
+    if isinstance(found, bool) or not isinstance(found, int | float) or not found > 0:
+        raise SettingsError(f"data.metres {metres!r}: give metres a pixel (0.15), or these by place")
+    return float(found)
+
+
 def open_tiles(
     root: Path,
     *,
@@ -36,7 +46,7 @@ def open_tiles(
     seed: int = 0,
     places: Sequence[str] | None = None,
     gsd: float | None = None,
-    metres: Mapping[str, float] | None = None,
+    metres: Mapping[str, float] | float | None = None,
     crops: int | None = None,
     weights: Mapping[str, float] | None = None,
     empty_share: float = 0.0,
@@ -48,8 +58,8 @@ def open_tiles(
     one folder a place. Labels are 0/255 or 0/1, or black and one other colour; instead of them a place may
     have a `boxes.json` with the [x, y, width, height] of every building by picture.
 
-    places: only these folders. gsd: metres a pixel to resample to; metres: the pixel size of places whose
-    files have no georeference.
+    places: only these folders. gsd: metres a pixel to resample to; metres: the pixel size of files that
+    have no georeference, of all or by place.
     crops: train on so many random crops an epoch, and not on whole pictures; weights, empty_share,
     pixel_sizes: of these, see `datasets.crops`. instances: by place `mask` where each building is a region
     of its own in the masks, or a vector file of the buildings. Raises InputError, SettingsError.
@@ -59,7 +69,7 @@ def open_tiles(
         place = "" if folder == root else folder.name
         found = _pairs_of(folder, place)
         if gsd is not None:
-            found = [_measured(pair, (metres or {}).get(place)) for pair in found]
+            found = [_measured(pair, _given(metres, place)) for pair in found]
         pairs += found
     parts = split([p.name for p in pairs], [p.place for p in pairs], split_by, seed, str(root))
     jpeg = {pair.label.suffix.lower() in _JPEG for pair in pairs if pair.label is not None}

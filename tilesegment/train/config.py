@@ -45,6 +45,9 @@ class ModelConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+FREEZE = ("statistics", "encoder")
+
+
 @dataclass(frozen=True)
 class NamedConfig:
     """A class of torch by its name, with its arguments. each: when a scheduler steps, `epoch` or `step`;
@@ -78,11 +81,12 @@ class TrainConfig:
 
     loss: weights of the terms (see `train.losses`). class_weights: null, `auto` (inverse frequency, counted
     on the training labels) or a weight by class name. encoder_rate: the encoder's learning rate, times
-    that of the rest. warmup: epochs in which the learning rate rises.
-    ema: decay of the averaged weights, 0 for none. accumulate: batches a step. clip: largest gradient norm,
-    0 for none. precision: auto, fp32, bf16 or fp16. patience: epochs without a better `watch`ed metric
-    before it stops, 0 for never. save_minutes: how often a long epoch saves its state. workers: processes
-    that read, null for a number that fits the machine. panels: pictures shown of the test split.
+    that of the rest. freeze: what stays as it was, `statistics` of normalisation or the `encoder`.
+    warmup: epochs in which the learning rate rises. ema: decay of the averaged weights, 0 for none.
+    accumulate: batches a step. clip: largest gradient norm, 0 for none. precision: auto, fp32, bf16 or
+    fp16. patience: epochs without a better `watch`ed metric before it stops, 0 for never. save_minutes: how
+    often a long epoch saves its state. workers: processes that read, null for a number that fits the
+    machine. panels: pictures shown of the test split.
     """
 
     name: str
@@ -98,6 +102,7 @@ class TrainConfig:
     seed: int = 0
     class_weights: str | dict[str, float] | None = None
     encoder_rate: float = 1.0
+    freeze: tuple[str, ...] = ()
     warmup: float = 0.0
     ema: float = 0.0
     accumulate: int = 1
@@ -165,6 +170,9 @@ def parse_config(raw: Mapping[str, Any], where: str) -> TrainConfig:
             raise SettingsError(f"{where}: {key} {value!r} is none of {', '.join(filter(None, known))}")
     if config.model.contact != ("contact" in config.loss):
         raise SettingsError(f"{where}: model.contact and a weight of loss.contact go together")
+    for part in config.freeze:
+        if part not in FREEZE:
+            raise SettingsError(f"{where}: freeze {part!r} is none of {', '.join(FREEZE)}")
     if not 0 <= config.ema < 1:
         raise SettingsError(f"{where}: ema {config.ema} is not between 0 and 1")
     return config

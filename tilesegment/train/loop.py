@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -221,7 +221,7 @@ class Trainer:
         if state.matrix:
             confusion.add(np.array(state.matrix, np.int64))
         batches.keys = keys[state.step :]
-        self._trained.train()
+        set_training(self._trained, self.network, config.freeze)
         self._optimizer.zero_grad()
         begin, images = time.monotonic(), 0
         for values, label in batches_of(feed):
@@ -355,6 +355,21 @@ class Trainer:
 
     def _autocast(self) -> AbstractContextManager[object]:
         return autocast(self.precision, self.device)
+
+
+def set_training(trained: nn.Module, network: nn.Module, freeze: Sequence[str]) -> None:
+    """Put a network into training mode, but for what is frozen (see `config.FREEZE`). Raises SettingsError
+    where there is no such part."""
+    trained.train()
+    if "encoder" in freeze:
+        encoder = getattr(network, "encoder", None)
+        if not isinstance(encoder, nn.Module):
+            raise SettingsError(f"freeze encoder: {type(network).__name__} has no encoder of its own")
+        encoder.eval().requires_grad_(False)
+    if "statistics" in freeze:
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
 
 
 def epoch_line(row: dict[str, float], epochs: int) -> str:

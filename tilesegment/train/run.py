@@ -17,11 +17,11 @@ from tilesegment.atomic import write_text
 from tilesegment.datasets.opening import open_reader
 from tilesegment.datasets.sample import SPLITS, Reader
 from tilesegment.datasets.values import values_of
-from tilesegment.errors import ModelError, OutputError, SettingsError
+from tilesegment.errors import OutputError, SettingsError
 from tilesegment.evaluate.pixels import Confusion
-from tilesegment.model.build import build_network, load_network, load_weights, padded_logits
+from tilesegment.model.build import build_network, load_network
 from tilesegment.model.card import IMAGENET_MEAN, IMAGENET_STD, Card
-from tilesegment.model.pretrained import Normalisation, normalisation, packaged_weights, start_encoder
+from tilesegment.model.pretrained import Normalisation, normalisation
 from tilesegment.model.store import find_model
 from tilesegment.report.panels import coloured, laid_over, picture_of, sheet_of
 from tilesegment.train.batches import FixedData, views
@@ -31,11 +31,14 @@ from tilesegment.train.loop import BEST, Status, Trainer, read_workers
 from tilesegment.train.plots import draw_confusion, draw_curves
 from tilesegment.train.processes import Processes
 from tilesegment.train.report import environment, report, write_metrics
+from tilesegment.train.start import check_forward, start_network
 
 _AERIAL_TILE = (512, 512)
 _CONFIG = "config.yaml"
 _ENVIRONMENT = "environment.json"
 _SPLITS = "splits.json"
+# What the card has from what a run began with.
+_OF_START = ("architecture", "encoder", "options", "license", "credits", "data")
 # Pictures of a split below which its figures hang on single ones.
 _FEW = 5
 
@@ -99,7 +102,7 @@ def run_training(
             )
         listener.note(f"going on after epoch {trainer.state.epoch} of {config.epochs}")
     known = environment(trainer.device, trainer.precision, read_workers(config))
-    known |= {"architecture": card.architecture, "encoder": card.encoder, "options": card.options}
+    known |= {name: getattr(card, name) for name in _OF_START}
     # Only now: settings that cannot be used leave no folder, and an earlier run where it was.
     processes.wait()
     if processes.is_first:
@@ -107,6 +110,8 @@ def run_training(
         write_text(folder / _ENVIRONMENT, json.dumps(known, indent=1) + "\n")
         parts = {name: list(reader.names(name)) for name in SPLITS}
         write_text(folder / _SPLITS, json.dumps(parts, indent=1) + "\n")
+    if not going_on and config.model.start not in (None, "coco"):
+        listener.note(f"before training: val IoU {trainer.evaluate('val')[1].summary()['iou']:.4f}")
     try:
         trainer.fit()
     except BaseException as error:
@@ -177,71 +182,11 @@ def _normalisation(config: TrainConfig) -> Normalisation:
     return config.card.mean or mean, config.card.std or std
 
 
-def start_network(config: TrainConfig, card: Card, note: Callable[[str], None]) -> tuple[nn.Module, Card]:
-    """The network that training begins with, and its card: COCO's start brings torchvision's own
-    architecture with it. Raises ModelError where weights cannot be had."""
-    wanted = config.model
-    if wanted.start == "coco":
-        own = replace(card, architecture="torchvision.deeplabv3_resnet101", encoder="resnet101", options={})
-        return build_network(own, "coco"), own
-    if wanted.start is None:
-        return _from_encoder(wanted.encoder_weights, card, note), card
-    start = find_model(str(wanted.start))
-    network = build_network(card)
-    taken, total = load_weights(network, start)
-    # Another head is what starting is for; where less than half fits, the file is of another network.
-    if 2 * taken < total:
-        raise ModelError(
-            f"model.start: {taken} of {total} weights of {start.name} ({start.card.architecture}/"
-            f"{start.card.encoder}) fit {card.architecture}/{card.encoder}; set these to match"
-        )
-    if taken < total:
-        note(f"{taken} of {total} weights are those of {start.name}; the others do not fit and start anew")
-    return network, card
-
-
-def check_forward(network: nn.Module, card: Card, size: tuple[int, int]) -> None:
-    """Raises SettingsError where a network cannot take pictures of a size, or answers with another: some
-    are built for one size, or halve pictures more often than these can be."""
-    rows, cols = size
-    tiles = torch.zeros(2, len(card.bands), rows, cols)
-    name = f"{card.architecture}/{card.encoder}"
-    try:
-        with torch.inference_mode():
-            shape = padded_logits(network.eval(), tiles).shape
-    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise SettingsError(
-            f"data.size: {name} cannot take pictures of {rows} x {cols} ({reason})"
-        ) from error
-    if shape != (2, card.outputs, rows, cols):
-        raise SettingsError(f"data.size: {name} answers {rows} x {cols} pictures with {tuple(shape)}")
-
-
-def _from_encoder(weights: str | None, card: Card, note: Callable[[str], None]) -> nn.Module:
-    """A network whose encoder starts from `imagenet` weights, a file of weights, or (None) from nothing.
-
-    An installed package of ImageNet weights is asked before the hub, which may be out of reach."""
-    packaged = packaged_weights(card.encoder) if weights == "imagenet" else None
-    if weights is None or (weights == "imagenet" and packaged is None):
-        if weights is not None:
-            note(
-                f"fetching the imagenet weights of {card.encoder}, which takes minutes where no hub answers"
-            )
-        return build_network(card, weights)
-    network = build_network(card)
-    if not isinstance(network.encoder, nn.Module):
-        raise ModelError(f"model.encoder_weights: {card.architecture} has no encoder of its own")
-    path = packaged or Path(str(weights))
-    taken, total = start_encoder(network.encoder, path)
-    note(f"{taken} of {total} weights of the encoder are those of {path.name}")
-    return network
-
-
 def _network_of(folder: Path, card: Card) -> tuple[nn.Module, Card]:
     """The network that an interrupted run had begun with; its weights come from the saved state."""
     begun = json.loads((folder / _ENVIRONMENT).read_text(encoding="utf-8"))
-    card = replace(card, **{key: begun[key] for key in ("architecture", "encoder", "options")})
+    begun |= {name: tuple(begun[name]) for name in ("credits", "data") if name in begun}
+    card = replace(card, **{name: begun[name] for name in _OF_START if name in begun})
     return build_network(card), card
 
 
