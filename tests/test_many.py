@@ -463,7 +463,7 @@ class TestCommand:
         done = self.run(scenes, "-o", tmp_path / "out", "--dry-run", "--format", "tif")
         assert done.returncode == 3
         # One start, and next to nothing for two small scenes.
-        assert done.stdout.splitlines()[-1] == "3 scenes: 0.0 Mpx, 2 tiles, about 1 s"
+        assert done.stdout.splitlines()[-1] == "3 scenes: 0.0 Mpx, 2 tiles, about 2 s"
         assert done.stdout.startswith(f"{scenes / 'a.tif'}: 0.0 Mpx, 1 tiles, ")
         assert "aa.tif: not a raster" in done.stderr
         assert not (tmp_path / "out").exists()

@@ -70,8 +70,11 @@ def test_by_hand(make_raster: Callable[..., Path], model: str, monkeypatch: pyte
     told = plan["seconds"]
     assert told["tile"] == 0.5
     assert told["forward"] == 0.5 * plan["tiles"]
-    # 2 megapixels: .06 core-seconds each on four cores, .04 s for their polygons, and a second to start.
-    assert told["total"] == pytest.approx(1 + told["forward"] + 2 * 0.06 / 4 + 2 * 0.04)
+    # 2 megapixels: .06 core-seconds each on four cores, .05 s for their polygons, .07 for regular ones.
+    expected = 1.85 + told["forward"] + 2 * 0.06 / 4
+    assert told["total"] == pytest.approx(expected + 2 * 0.05)
+    regular = tilesegment.plan(scene, model=model, regularize="right")["seconds"]
+    assert regular["total"] == pytest.approx(expected + 2 * 0.12)
     twice = tilesegment.plan(scene, model=model, workers=2)["seconds"]
     assert twice["tile"] == 0.25
 

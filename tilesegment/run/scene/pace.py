@@ -22,10 +22,12 @@ from tilesegment.run.block.predict import predictor_of
 _NAME = "pace.json"
 # Seconds of a trial, besides its warm-up.
 _TRIAL = 1.5
-# Seconds of a command before and after its tiles.
-_START = 1.0
-# Core-seconds a megapixel to read, blend and trace, and seconds to write polygons, of a town.
-_AROUND, _POLYGONS = 0.06, 0.04
+# What follows was measured on two cores of a cloud CPU, in towns. Seconds of a command before and after its
+# tiles.
+_START = 1.85
+# Core-seconds a megapixel to read, blend and trace; seconds a megapixel to write polygons, and to split and
+# regularise them.
+_AROUND, _POLYGONS, _REGULAR = 0.06, 0.05, 0.07
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,16 @@ class Pace:
         return {name: round(value, 6) for name, value in vars(self).items()}
 
 
-def pace_of(job: Job, workers: int, polygons: bool) -> Pace:
-    """How long a job takes on this machine in `workers` processes, if no tile is skipped."""
+def pace_of(job: Job, workers: int, regular: bool) -> Pace:
+    """How long a job takes on this machine in `workers` processes, if no tile is skipped.
+    regular: polygons are split and regularised."""
     tile = _seconds_a_tile(job) / workers
     forward = tile * job.plan.predicted_tiles
     megapixels = job.plan.region.area / 1e6
     around = megapixels * _AROUND / (job.lanes * workers)
-    total = _START + forward + around + (megapixels * _POLYGONS if polygons else 0.0)
+    if job.tracing.trace:
+        around += megapixels * (_POLYGONS + (_REGULAR if regular else 0.0))
+    total = _START + forward + around
     return Pace(total, forward, _START, tile)
 
 
@@ -104,6 +109,6 @@ def _measured(predictor: Predictor, job: Job) -> float:
     return run(_TRIAL) / predictor.batch
 
 
-def pace_or_none(job: Job, workers: int, scheduler: str | None, polygons: bool) -> dict[str, Any] | None:
+def pace_or_none(job: Job, workers: int, scheduler: str | None, regular: bool) -> dict[str, Any] | None:
     """`pace_of` in plain values; None for a cluster, whose machines are not this one."""
-    return None if scheduler is not None else pace_of(job, workers, polygons).plain()
+    return None if scheduler is not None else pace_of(job, workers, regular).plain()

@@ -25,7 +25,8 @@ def describe(source: str, settings: PredictSettings, outputs: Outputs | None = N
     trace = outputs is None or outputs.vector is not None
     with gdal_environment(settings.gdal):
         prepared = prepare(source, settings, trace, "").with_blocks({})
-    seconds = pace_or_none(prepared.job, settings.workers or 1, settings.scheduler, trace)
+    regular = prepared.measures.regularize != "none"
+    seconds = pace_or_none(prepared.job, settings.workers or 1, settings.scheduler, regular)
     return described(source, prepared) | {"seconds": seconds}
 
 
