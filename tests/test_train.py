@@ -1273,3 +1273,30 @@ class TestFrom:
         assert all(parameter.requires_grad for parameter in network.decoder.parameters())
         with pytest.raises(SettingsError, match="Conv2d has no encoder"):
             set_training(convolution := nn.Conv2d(1, 1, 1), convolution, ("encoder",))
+
+
+def test_tensorboard_that_is_not_installed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is missed before anything is trained."""
+    from tilesegment.train import run
+
+    monkeypatch.setattr(run, "find_spec", lambda name: None)
+    with pytest.raises(SettingsError, match=r"pip install 'tilesegment\[tensorboard\]'"):
+        trained("rooftop", data / "rooftop", tmp_path / "r", "tensorboard=true")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_confusion_matrix_of_very_many_classes(tmp_path: Path) -> None:
+    """Is as large as the classes that occur."""
+    from tilesegment.train.plots import draw_confusion
+
+    sizes = []
+    for classes, met in ((81, 81), (81, 6), (6, 6)):
+        matrix = np.zeros((classes, classes), np.int64)
+        matrix[:met, :met] = 5
+        draw_confusion(tmp_path / "c.png", matrix, [f"class {k}" for k in range(classes)])
+        with Image.open(tmp_path / "c.png") as picture:
+            sizes.append(picture.size)
+    assert sizes[1] == sizes[2]
+    assert min(sizes[0]) > 3 * max(sizes[1])

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ def run_training(
     Raises TilesegmentError: before anything is trained where settings, data or folder cannot be used, later
     where the disk is full or the loss diverges; what was saved stays.
     """
+    if config.tensorboard and find_spec("tensorboard") is None:
+        raise SettingsError("tensorboard: it is not installed; pip install 'tilesegment[tensorboard]'")
     processes = Processes(device)
     if not processes.is_first:
         listener = _SILENT
