@@ -228,3 +228,8 @@ class TestContact:
         # Their wall is at 6 m, column 30; within 2 pixels of both are 28..31, rounded at its ends.
         expected[10:50, 28:32] = 1
         np.testing.assert_array_equal(found[12:48], expected[12:48])
+
+
+@pytest.mark.parametrize("box", [(2, -5, 4, 3), (-9, 2, 4, 3), (2, 12, 4, 3), (12, 2, 4, 3)])
+def test_a_box_beside_the_picture_says_nothing_of_it(box: tuple[int, int, int, int]) -> None:
+    assert not label_of_boxes((box,), (10, 10)).any()

@@ -15,7 +15,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.windows import Window as RasterWindow
 
 import tilesegment
@@ -521,6 +521,19 @@ class TestMosaic:
             return whole, sheets
 
         return make
+
+    def test_an_alpha_band_that_is_no_mask(self, make_raster: Callable[..., Path]) -> None:
+        """GDAL takes it for one among four bands alone."""
+        values = np.full((5, 20, 30), 90, np.uint8)
+        path = make_raster(values, photometric="RGB", alpha="YES")
+        with rasterio.open(path, "r+") as dataset:
+            dataset.colorinterp = [ColorInterp(k) for k in (3, 4, 5, 1, 6)]
+        with rasterio.open(path) as dataset:
+            assert ColorInterp.alpha in dataset.colorinterp
+            is_mask = MaskFlags.per_dataset in dataset.mask_flag_enums[0]
+        assert not is_mask
+        with pytest.raises(InputError, match="alpha band is none that GDAL takes for a mask"):
+            sheets_as_vrt([str(path)])
 
     def test_what_is_transparent_covers_nothing(
         self, make_raster: Callable[..., Path], tmp_path: Path

@@ -249,7 +249,10 @@ def test_every_third_tile_of_all_judges() -> None:
 
 class TestWrong:
     def test_without_nncf(self, plain: Path, scene: Path, folder: Path, monkeypatch) -> None:
-        monkeypatch.setattr(room.importlib.util, "find_spec", lambda name: None)
+        find = room.importlib.util.find_spec
+        monkeypatch.setattr(
+            room.importlib.util, "find_spec", lambda name: None if name == "nncf" else find(name)
+        )
         with pytest.raises(ModelError, match=r"pip install 'tilesegment\[int8\]'"):
             tilesegment.quantize(str(plain), [scene], output=folder / "x.safetensors", tiles=3)
 

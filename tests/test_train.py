@@ -42,6 +42,7 @@ from tilesegment.evaluate.pixels import Confusion
 from tilesegment.model.build import build_network, padded_logits
 from tilesegment.model.preprocess import normalise
 from tilesegment.model.store import find_model, read_weights
+from tilesegment.raster.source import open_scene
 from tilesegment.raster.values import value_range
 from tilesegment.train import loop
 from tilesegment.train.augment import Augment
@@ -248,6 +249,37 @@ class TestAugment:
         assert (corner[1][:, torch.from_numpy(~found.valid)] == IGNORE).all()
         assert (corner[0][:, torch.from_numpy(~found.valid)] == 0).all()
         assert 0 < found.valid.mean() < 0.5
+
+
+@pytest.mark.parametrize("size", [(24, 40), (30, 61), (130, 200)])
+def test_a_resized_picture_is_the_same_in_training_and_prediction(tmp_path: Path, size: tuple) -> None:
+    rng = np.random.default_rng(4)
+    values = rng.integers(0, 255, (3, 96, 160)).astype(np.uint8)
+    layouts.save(tmp_path / "p.png", values.transpose(1, 2, 0))
+    label = rng.integers(0, 2, (96, 160)).astype(np.uint8)
+    sample = Sample(values, label, np.ones(label.shape, np.bool_))
+    found = Augment([], size, "resize")(sample, 5)
+    with open_scene(tmp_path / "p.png", size=size) as scene:
+        read = scene.read(scene.grid.window).values
+    assert found.label.shape == size
+    # To a grey level at the pixels of which a half lies in two cells.
+    difference = np.abs(found.values.astype(int) - read)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.03
+
+
+def test_what_a_transform_scales_stays_scaled() -> None:
+    """A square of 20 pixels in 60 becomes one of 30 where everything is half as large again."""
+    label = np.zeros((60, 60), np.uint8)
+    label[20:40, 20:40] = 1
+    sample = Sample(np.repeat(label[None] * 200, 3, axis=0), label, np.ones((60, 60), np.bool_))
+    for limit, side in ((0.5, 30), (-0.5, 10), (0.0, 20)):
+        step = {"RandomScale": {"scale_limit": [limit, limit], "p": 1.0}}
+        found = [Augment([step], (60, 60), "resize")(sample, seed).label for seed in range(6)]
+        assert all(part.shape == (60, 60) for part in found)
+        assert max(int((part == 1).sum()) for part in found) == pytest.approx(side**2, rel=0.1)
+        # What is missing is unknown, and no background.
+        assert any((part == IGNORE).any() for part in found) == (limit < 0)
 
 
 def test_training_and_prediction_see_the_same_tensor(data: Path) -> None:

@@ -54,7 +54,7 @@ def label_of_boxes(
     in their cores, IGNORE in the rest, where nobody knows how much is roof."""
     label = np.zeros(size, np.uint8)
     for col, row, width, height in boxes:
-        label[max(0, row) : row + height, max(0, col) : col + width] = IGNORE
+        label[max(0, row) : max(0, row + height), max(0, col) : max(0, col + width)] = IGNORE
     # Cores last: a box that lies in another's rim is a building all the same.
     for col, row, width, height in boxes:
         top, left = row + (1 - _CORE) / 2 * height, col + (1 - _CORE) / 2 * width

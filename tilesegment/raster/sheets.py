@@ -79,7 +79,7 @@ def sheets_as_vrt(paths: Sequence[str]) -> str:
             if nodata is not None:
                 source = _source(band, "ComplexSource", sheet, inside, str(number))
                 SubElement(source, "NODATA").text = f"{nodata:.17g}"
-            elif sheet.masked or has_alpha:
+            elif sheet.masked:
                 source = _source(band, "ComplexSource", sheet, inside, str(number))
                 SubElement(source, "UseMaskBand").text = "true"
             else:
@@ -108,6 +108,10 @@ def _sheet(path: str) -> _Sheet:
         if any(not _is_same(value, nodata) for value in dataset.nodatavals):
             raise InputError(f"{path}: its bands have different nodata values")
         masked = MaskFlags.per_dataset in dataset.mask_flag_enums[0]
+        if ColorInterp.alpha in dataset.colorinterp and not masked:
+            raise InputError(
+                f"{path}: its alpha band is none that GDAL takes for a mask; make it one of four bands of bytes"
+            )
         if masked and nodata is not None:
             raise InputError(f"{path}: sheets have a nodata value or a mask of their own, and not both")
         alike = {

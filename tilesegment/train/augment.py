@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from tilesegment.datasets.sample import IGNORE, Sample
 from tilesegment.errors import SettingsError
+from tilesegment.raster.picture import nearest as nearest_pixels
+from tilesegment.raster.picture import resampled
 from tilesegment.settings import nearest
 
 # It asks a server for its newest version when it is imported.
@@ -25,24 +26,26 @@ class Augment:
     """A pipeline of transforms, the same result for the same seed.
 
     steps: one transform each, `{HorizontalFlip: {p: 0.5}}`, with albumentations' own names and arguments.
-    size: (rows, columns) that come out. fit: `resize`, or `crop` to a random place, with what is missing
-    filled as ignored. Whatever a transform brings in from outside a picture is ignored as well.
+    size: (rows, columns) that come out. fit: `resize` pictures to it before anything else; what transforms
+    then make larger or smaller, and with `crop` every picture, is cut to it at a random place, with what is
+    missing filled as ignored. Whatever a transform brings in from outside a picture is ignored as well.
 
     Raises SettingsError for an unknown transform or argument.
     """
 
     def __init__(self, steps: Sequence[dict[str, Any]], size: tuple[int, int], fit: str) -> None:
         rows, cols = size
-        if fit == "resize":
-            last = albumentations.Resize(rows, cols)
-        else:
-            last = albumentations.RandomCrop(
-                rows, cols, pad_if_needed=True, pad_position="random", fill=0, fill_mask=_INVALID
-            )
+        # Pictures are scaled before, so that what a transform scales is not scaled back.
+        self._first = size if fit == "resize" else None
+        last = albumentations.RandomCrop(
+            rows, cols, pad_if_needed=True, pad_position="random", fill=0, fill_mask=_INVALID
+        )
         self._pipeline = albumentations.Compose([*(_transform(step) for step in steps), last])
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """A sample of the pipeline's size; its validity goes through as a mask."""
+        if self._first is not None:
+            sample = resized(sample, self._first)
         self._pipeline.set_random_seed(seed)
         valid = np.where(sample.valid, 1, _INVALID).astype(np.uint8)
         picture = np.ascontiguousarray(sample.values.transpose(1, 2, 0))
@@ -53,15 +56,12 @@ class Augment:
 
 
 def resized(sample: Sample, size: tuple[int, int]) -> Sample:
-    """A sample scaled to (rows, columns), as `Augment` with `resize` does it."""
+    """A sample scaled to (rows, columns) as prediction reads pictures: same input, same tensor."""
     if sample.label.shape == size:
         return sample
-    return _resizer(size)(sample, 0)
-
-
-@lru_cache(maxsize=4)
-def _resizer(size: tuple[int, int]) -> Augment:
-    return Augment([], size, "resize")
+    values, valid = resampled(sample.values, size), nearest_pixels(sample.valid, size)
+    contact = None if sample.contact is None else nearest_pixels(sample.contact, size)
+    return Sample(values, nearest_pixels(sample.label, size), valid, contact)
 
 
 def _transform(step: dict[str, Any]) -> Any:
