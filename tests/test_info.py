@@ -56,6 +56,8 @@ class TestInfo:
     def test_nothing_valid(self, make_raster: Callable[..., Path]) -> None:
         found = tilesegment.info(make_raster(np.zeros((3, 40, 40), np.uint8), nodata=0))
         assert found["valid_share"] == 0
+        assert found["percentiles"] == [None] * 3
+        json.dumps(found, allow_nan=False)
 
     def test_no_raster(self, tmp_path: Path) -> None:
         (tmp_path / "a.tif").write_text("no raster")
@@ -117,6 +119,23 @@ class TestDoctor:
 
     def test_the_expected_place_is_right(self) -> None:
         assert source_module.projects_rightly() is None
+
+    def test_a_folder_that_is_not_there_is_not_made(self, tmp_path: Path) -> None:
+        finding = doctor._place("output folder", lambda: tmp_path / "a" / "b")
+        assert finding.state == "failure"
+        assert "No such file or directory" in finding.text
+        assert not (tmp_path / "a").exists()
+
+    def test_a_library_that_cannot_be_loaded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken() -> Any:
+            raise ImportError("libtbb.so.12: cannot open shared object file")
+
+        broken.__name__ = "_devices"
+        monkeypatch.setattr(doctor, "_devices", broken)
+        found = self.found(tmp_path)
+        assert found["devices"].state == "failure"
+        assert "libtbb" in found["devices"].text
+        assert "output folder" in found
 
     def test_a_gpu_that_nothing_uses(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(doctor, "gpu_count", lambda: 2)

@@ -130,6 +130,8 @@ def test_a_png_keeps_its_place(make_raster: Callable[..., Path], model: str, tmp
             assert one.crs == other.crs
             assert one.transform.almost_equals(other.transform)
             assert other.tags()["model"] == model
+            assert other.descriptions == ("class" if name == "m.png" else "probability",)
+            assert other.scales == (1.0 if name == "m.png" else 1 / 254,)
 
 
 @pytest.mark.parametrize("settings", [{"cog": True}, {"co": {"COMPRESS": "LZW"}}])

@@ -14,7 +14,7 @@ import rasterio
 
 import tilesegment
 from tests.fakes import Constant, Fake, Ready, Wavy, fake_card
-from tilesegment.errors import ModelError, SettingsError
+from tilesegment.errors import BlockFailedError, ModelError, SettingsError
 from tilesegment.model.card import ModelClass
 from tilesegment.model.engines.several import SeveralPredictor, turns_of
 from tilesegment.model.store import find_models, save_model
@@ -107,6 +107,48 @@ def test_the_order_of_results_does_not_matter(rng: np.random.Generator) -> None:
     for k in (4, 0, 2, 1):
         np.testing.assert_array_equal(pending[k].result(), alone[k])
     assert member.open == 0
+
+
+class Failing(Busy):
+    """One of its results is an error."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def submit(self, values: np.ndarray, valid: np.ndarray) -> Any:
+        self.number -= 1
+        held = super().submit(values, valid)
+        if self.number == 0:
+            held.result = self.fail
+        return held
+
+    def fail(self) -> Any:
+        self.open -= 1
+        raise BlockFailedError("one tile does not fit")
+
+
+@pytest.mark.parametrize("number", [1, 4, 6, 8])
+def test_an_error_is_the_engines_own_and_leaves_nothing(rng: np.random.Generator, number: int) -> None:
+    member = Failing(number)
+    several = SeveralPredictor([member], turns_of("flips"))
+    values, valid = tiles_of(rng)
+    pending = []
+
+    def both() -> None:
+        for _ in range(2):
+            pending.append(several.submit(values, valid))
+        for entry in pending:
+            entry.result()
+
+    with pytest.raises(BlockFailedError, match="one tile does not fit"):
+        both()
+    for entry in pending:
+        entry.cancel()
+    assert member.open == 0
+    # The next scene is none the worse.
+    expected = SeveralPredictor([Busy()], turns_of("flips")).submit(values, valid).result()
+    np.testing.assert_array_equal(several.submit(values, valid).result(), expected)
 
 
 @pytest.fixture

@@ -305,6 +305,29 @@ class TestLargeRegions:
         pairs = whole.geometry.intersection(frame.geometry).area / whole.geometry.union(frame.geometry).area
         assert pairs.min() > 0.95
 
+    def test_parts_that_are_one_elsewhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A wall that ends far from the next cell: what one cell sees as two, the other sees as one."""
+        monkeypatch.setattr(cells, "CELL", 50)
+        monkeypatch.setattr(cells, "RIM", 5)
+        region = np.zeros((60, 140), np.int32)
+        region[5:55, 5:135] = 1
+        value = np.arange(60 * 140).reshape(60, 140) % 200
+
+        def look(window: Window) -> np.ndarray:
+            labels = region[window.slices].copy()
+            if window.col_end > 105:
+                rows = np.arange(window.row, window.row_end)[:, None]
+                labels[(labels > 0) & (rows >= 30)] = 2
+            return labels
+
+        def read(window: Window) -> np.ndarray:
+            return value[window.slices].astype(np.uint8)
+
+        found = parts_by_cells(Window(0, 0, 60, 140), look, read, 140)
+        assert found.pixels.sum() == shapely.area(found.geometry).sum() == 50 * 130
+        assert found.total.sum() == value[region > 0].sum()
+        assert shapely.is_valid(found.geometry).all()
+
     def test_a_cell_is_no_larger_than_a_region_that_is_looked_at_whole(self) -> None:
         assert (cells.CELL + 2 * cells.RIM) ** 2 <= memory.SPLIT_PIXELS == split_module._MOST_PIXELS
 
@@ -312,13 +335,16 @@ class TestLargeRegions:
         region = np.zeros((40, 90), np.int32)
         region[5:35, 5:85] = 1
 
-        def look(window: Window) -> tuple[np.ndarray, np.ndarray]:
+        def look(window: Window) -> np.ndarray:
             # Every look sees two parts, above and below a line that depends on where it looks from.
             labels = region[window.slices].copy()
             labels[(20 + window.col // 30 - window.row) :] *= 2
-            return labels, np.full(labels.shape, 200, np.uint8)
+            return labels
 
-        found = parts_by_cells(Window(0, 0, 40, 90), look, 90)
+        def read(window: Window) -> np.ndarray:
+            return np.full((window.height, window.width), 200, np.uint8)
+
+        found = parts_by_cells(Window(0, 0, 40, 90), look, read, 90)
         assert len(found) == 2
         assert found.pixels.sum() == 30 * 80
         assert found.total.sum() == 30 * 80 * 200

@@ -48,7 +48,7 @@ from tilesegment.train import loop
 from tilesegment.train.augment import Augment
 from tilesegment.train.batches import Batches, TrainingData, epoch_batches, to_tensors
 from tilesegment.train.config import NamedConfig, bundled_configs, load_config, parse_config, plain
-from tilesegment.train.loop import Trainer, class_weights, count, set_training
+from tilesegment.train.loop import Trainer, class_weights, count, freeze, set_training
 from tilesegment.train.losses import LOSSES, Loss
 from tilesegment.train.optimise import Schedule, averaged, make_optimizer
 from tilesegment.train.precision import keep_grouped_in_float32
@@ -1296,15 +1296,51 @@ class TestFrom:
         with pytest.raises(SettingsError, match="freeze 'head' is none of statistics, encoder"):
             load_config("rooftop", ["freeze=[head]"])
 
+    def test_the_rate_ends_with_the_epochs(self, start: str) -> None:
+        for epochs in (10, 60):
+            config = load_config("rooftop", [*changes_from(Path(start)), f"epochs={epochs}", "warmup=0"])
+            optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+            schedule = Schedule(config, optimizer, 3)
+            rates = [1.0]
+            for _ in range(epochs):
+                optimizer.step()
+                schedule.after_epoch(1.0)
+                rates.append(optimizer.param_groups[0]["lr"])
+            assert rates == sorted(rates, reverse=True)
+            assert rates[-1] == pytest.approx(0, abs=1e-9)
+
+    def test_any_configuration_and_model(self, tmp_path: Path) -> None:
+        from tilesegment.model.store import save_model
+
+        card = fake_card(2, contact=False)
+        save_model(tmp_path / "m.safetensors", {"w": np.zeros(3, np.float32)}, card)
+        # A configuration of contact, and a model without it.
+        config = load_config("roofs", changes_from(tmp_path / "m.safetensors"))
+        assert (config.model.contact, config.loss["contact"]) == (False, 0.0)
+        own = dataclasses.replace(card, architecture="torchvision.deeplabv3_resnet101")
+        save_model(tmp_path / "t.safetensors", {"w": np.zeros(3, np.float32)}, own)
+        assert load_config("coco-binary", changes_from(tmp_path / "t.safetensors")).encoder_rate == 1.0
+
+    def test_a_run_is_begun_or_gone_on_with(self, tmp_path: Path) -> None:
+        with pytest.raises(SettingsError, match="start begins a run, and resume goes on"):
+            tilesegment.train_model("rooftop", tmp_path, tmp_path / "r", start="roofs", resume=True)
+
+    def test_rates_of_its_own_and_one_for_all(self) -> None:
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        config = load_config("rooftop", ["encoder_rate=0.1", "scheduler={name: OneCycleLR, max_lr: 0.1}"])
+        with pytest.raises(SettingsError, match="OneCycleLR gives all weights one rate"):
+            Schedule(config, optimizer, 3)
+
     def test_a_frozen_encoder(self) -> None:
         network = build_network(fake_card(2))
+        freeze(network, ("encoder",))
         set_training(network, network, ("encoder",))
         assert not network.encoder.training
         assert network.decoder.training
         assert not any(parameter.requires_grad for parameter in network.encoder.parameters())
         assert all(parameter.requires_grad for parameter in network.decoder.parameters())
         with pytest.raises(SettingsError, match="Conv2d has no encoder"):
-            set_training(convolution := nn.Conv2d(1, 1, 1), convolution, ("encoder",))
+            freeze(nn.Conv2d(1, 1, 1), ("encoder",))
 
 
 def test_tensorboard_that_is_not_installed(

@@ -61,7 +61,7 @@ def predict(
 
     source: anything GDAL opens, or a list of sheets of one scene (files, folders, patterns), which are
     shown as one by a VRT beside the output. output: .gpkg .parquet .fgb .geojson .geojsonl .shp for
-    polygons, .tif for the mask; mask, probability (.tif) and overlay (.png) come from the same run.
+    polygons, .tif .png for the mask; mask, probability (.tif .png), overlay (.png) come from the same run.
     progress: is called with (tiles done, tiles in all). settings: the options of `tilesegment predict`
     under their names, such as `model`, `gsd`, `min_area`, `regularize`, `workers`. With `workers`, call it
     under `if __name__ == "__main__":`, since worker processes import the calling script.
@@ -358,7 +358,7 @@ def train_model(
     data: _Path,
     output: _Path,
     *,
-    start: str | None = None,
+    start: _Path | None = None,
     changes: Sequence[str] = (),
     resume: bool = False,
     overwrite: bool = False,
@@ -382,6 +382,8 @@ def train_model(
     from tilesegment.train.run import Listener, resumed_config, run_training
     from tilesegment.train.start import changes_from
 
+    if start is not None and resume:
+        raise SettingsError("start begins a run, and resume goes on with one: give one of them")
     begin = [] if start is None else changes_from(start)
     before = resumed_config(Path(output), changes) if resume else None
     return run_training(

@@ -18,6 +18,7 @@ from tilesegment.cli.predict import plan_text
 )
 @click.argument("scene", metavar="SCENE")
 @options.SCENE
+@options.VECTOR
 @options.RUNNING
 @options.GDAL
 @options.LOGS
@@ -25,6 +26,7 @@ def command(scene: str, as_json: bool, log_format: str, quiet: bool, verbose: in
     """Show what SCENE is: its grid, bands, values, blank areas and nodata, and what predicting it with
     these options would take. Nothing is predicted."""
     logs.start(-1 if quiet else verbose, log_format)
+    settings["connectivity"] = int(settings["connectivity"])
     from tilesegment.api import info
 
     found = info(scene, **settings)
@@ -44,7 +46,10 @@ def _text(found: dict[str, Any]) -> str:
     ]
     for value, share in found["blank_shares"].items():
         lines.append(f"blank      {share:.1%} are {value} in every band, and no nodata")
-    for band, (low, middle, high) in zip(found["read"], found["percentiles"], strict=True):
+    for band, percentiles in zip(found["read"], found["percentiles"], strict=True):
+        if percentiles is None:
+            continue
+        low, middle, high = percentiles
         lines.append(
             f"values     band {band}: {low:g} to {high:g} (2nd to 98th percentile), median {middle:g}"
         )

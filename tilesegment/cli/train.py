@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from tilesegment.cli import logs, options
+from tilesegment.errors import SettingsError
 
 
 @click.command(
@@ -71,6 +72,8 @@ def command(
     from tilesegment.train.config import load_config, plain
     from tilesegment.train.start import changes_from
 
+    if start is not None and resume:
+        raise SettingsError("--from begins a run, and --resume goes on with one: give one of them")
     begin = [] if start is None else changes_from(start)
     settings = load_config(system, [*begin, *changes])
     if print_config:

@@ -101,7 +101,8 @@ def _fill(path: Path, make: Callable[[Path], None]) -> None:
 def _shrink(folder: Path, kept: Path) -> None:
     entries: dict[str, list[Path]] = {}
     for file in folder.iterdir():
-        if file.is_file() and file.name != _LOCK:
+        # Small files that others write here come and go.
+        if file.is_file() and file.name != _LOCK and file.suffix != ".json" and file.name[0] != ".":
             entries.setdefault(file.stem, []).append(file)
     sizes = {stem: sum(file.stat().st_size for file in files) for stem, files in entries.items()}
     used = {stem: max(file.stat().st_mtime for file in files) for stem, files in entries.items()}

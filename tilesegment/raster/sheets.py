@@ -110,7 +110,8 @@ def _sheet(path: str) -> _Sheet:
         masked = MaskFlags.per_dataset in dataset.mask_flag_enums[0]
         if ColorInterp.alpha in dataset.colorinterp and not masked:
             raise InputError(
-                f"{path}: its alpha band is none that GDAL takes for a mask; make it one of four bands of bytes"
+                f"{path}: its alpha band is none that GDAL takes for a mask; make it the last of four "
+                "bands of bytes"
             )
         if masked and nodata is not None:
             raise InputError(f"{path}: sheets have a nodata value or a mask of their own, and not both")

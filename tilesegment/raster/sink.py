@@ -169,11 +169,15 @@ def category_sidecar(labels: dict[int, ModelClass]) -> str:
 
 def _pam(head: str, labels: dict[int, ModelClass] | None) -> str:
     if labels is None:
-        return f"<PAMDataset>{head}</PAMDataset>\n"
+        return (
+            f'<PAMDataset>{head}<PAMRasterBand band="1"><Description>probability</Description>'
+            f"<Scale>{1 / PROBABILITY_MAX!r}</Scale></PAMRasterBand></PAMDataset>\n"
+        )
     names = [escape(labels[v].name) if v in labels else "" for v in range(max(labels) + 1)]
     rows = "".join(f"<Category>{name}</Category>" for name in names)
+    described = "<Description>class</Description>" if head else ""
     return (
-        f'<PAMDataset>{head}<PAMRasterBand band="1"><CategoryNames>{rows}</CategoryNames>'
+        f'<PAMDataset>{head}<PAMRasterBand band="1">{described}<CategoryNames>{rows}</CategoryNames>'
         "</PAMRasterBand></PAMDataset>\n"
     )
 

@@ -98,11 +98,12 @@ def _spread(size: int) -> list[int]:
 @dataclass(frozen=True)
 class Look:
     """What samples of a scene show. valid: share of pixels; blank: shares of valid ones that are all black
-    or all white in every band, by value; percentiles: (2nd, 50th, 98th) of each band."""
+    or all white in every band, by value; percentiles: (2nd, 50th, 98th) of each band, None where nothing is
+    valid."""
 
     valid: float
     blank: dict[int, float]
-    percentiles: tuple[tuple[float, float, float], ...]
+    percentiles: tuple[tuple[float, float, float] | None, ...]
 
 
 def looked_at(scene: Scene) -> Look:
@@ -114,7 +115,7 @@ def looked_at(scene: Scene) -> Look:
         parts.append(pixels.values[:, pixels.valid])
     values = np.concatenate(parts, axis=1)
     if not valid:
-        return Look(0.0, {}, ((math.nan,) * 3,) * scene.bands)
+        return Look(0.0, {}, (None,) * scene.bands)
     blank = {}
     if values.dtype.kind in "ui":
         for extreme in sorted({0, 255, int(np.iinfo(values.dtype).max)}):

@@ -43,10 +43,19 @@ class Finding:
 def examined(folder: Path) -> Iterator[Finding]:
     """All findings, one after the other. folder: where outputs are to go."""
     for look in (_versions, _projections, _devices, _forward_pass, _memory):
-        yield look()
+        yield _found(look)
     yield _place("output folder", lambda: folder)
     yield _place("temporary folder", lambda: Path(tempfile.gettempdir()))
     yield _place("cache", cache_folder)
+
+
+def _found(look: Callable[[], Finding]) -> Finding:
+    """What a look finds; where a library cannot even be loaded, that."""
+    try:
+        return look()
+    except (ImportError, OSError, RuntimeError) as error:
+        advice = "pip install --force-reinstall tilesegment"
+        return Finding(look.__name__.strip("_"), FAILURE, " ".join(str(error).split()), advice)
 
 
 def _versions() -> Finding:
@@ -119,7 +128,6 @@ def _place(name: str, find: Callable[[], Path]) -> Finding:
     """Whether a folder can be written to, and what is free there."""
     try:
         folder = find()
-        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"x")
         free = shutil.disk_usage(folder).free

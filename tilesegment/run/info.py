@@ -58,6 +58,8 @@ def _told(source: str, scene: Scene, look: Look) -> dict[str, Any]:
         "overviews": scene.has_overviews,
         "valid_share": look.valid,
         "blank_shares": {str(value): share for value, share in look.blank.items()},
-        "percentiles": [[round(value, 4) for value in band] for band in look.percentiles],
+        "percentiles": [
+            None if band is None else [round(value, 4) for value in band] for band in look.percentiles
+        ],
         "notes": scene.notes(),
     }

@@ -168,7 +168,7 @@ def parse_config(raw: Mapping[str, Any], where: str) -> TrainConfig:
     ):
         if value not in known:
             raise SettingsError(f"{where}: {key} {value!r} is none of {', '.join(filter(None, known))}")
-    if config.model.contact != ("contact" in config.loss):
+    if config.model.contact != bool(config.loss.get("contact")):
         raise SettingsError(f"{where}: model.contact and a weight of loss.contact go together")
     for part in config.freeze:
         if part not in FREEZE:

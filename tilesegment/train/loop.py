@@ -107,6 +107,7 @@ class Trainer:
             keep_memory()
             if self.precision == "bf16":
                 keep_grouped_in_float32(self.network)
+        freeze(self.network, config.freeze)
         self._trained = self._processes.prepared(self.network)
         self.averaged = averaged(self.network, config.ema)
         self._classes = max(2, len(card.classes))
@@ -357,16 +358,22 @@ class Trainer:
         return autocast(self.precision, self.device)
 
 
-def set_training(trained: nn.Module, network: nn.Module, freeze: Sequence[str]) -> None:
-    """Put a network into training mode, but for what is frozen (see `config.FREEZE`). Raises SettingsError
-    where there is no such part."""
-    trained.train()
-    if "encoder" in freeze:
+def freeze(network: nn.Module, parts: Sequence[str]) -> None:
+    """Give parts of a network no gradients (see `config.FREEZE`). Raises SettingsError where there is no
+    such part."""
+    if "encoder" in parts:
         encoder = getattr(network, "encoder", None)
         if not isinstance(encoder, nn.Module):
             raise SettingsError(f"freeze encoder: {type(network).__name__} has no encoder of its own")
-        encoder.eval().requires_grad_(False)
-    if "statistics" in freeze:
+        encoder.requires_grad_(False)
+
+
+def set_training(trained: nn.Module, network: nn.Module, frozen: Sequence[str]) -> None:
+    """Put a network into training mode, but for what is frozen."""
+    trained.train()
+    if "encoder" in frozen:
+        network.get_submodule("encoder").eval()
+    if "statistics" in frozen:
         for module in network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()

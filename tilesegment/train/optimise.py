@@ -61,6 +61,14 @@ class Schedule:
         if config.scheduler is not None:
             known = {n: k for n, k in vars(lr_scheduler).items() if inspect.isclass(k)}
             extra = {}
+            length = config.epochs * (steps if self._each == "step" else 1)
+            if config.scheduler.name == "CosineAnnealingLR" and "T_max" not in config.scheduler.options:
+                extra = {"T_max": length}
+            if config.encoder_rate != 1 and config.scheduler.name in _BY_STEP:
+                raise SettingsError(
+                    f"encoder_rate: {config.scheduler.name} gives all weights one rate; take another "
+                    "scheduler, or encoder_rate=1"
+                )
             if config.scheduler.name == "OneCycleLR" and "total_steps" not in config.scheduler.options:
                 extra = {"total_steps": steps * config.epochs + 1}
             self._main = _made("scheduler", config.scheduler, known, (optimizer,), extra)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,28 +18,25 @@ from tilesegment.model.pretrained import packaged_weights, start_encoder
 from tilesegment.model.store import find_model
 from tilesegment.train.config import TrainConfig
 
-# Epochs of a training that goes on with a model.
-_EPOCHS = 30
 
-
-def changes_from(model: str) -> list[str]:
+def changes_from(model: str | os.PathLike[str]) -> list[str]:
     """Changes of a configuration (`key=value`) that go on with a trained model on data of one's own: its
     network, pixel size and normalisation, and rates low enough to keep what it knows, the encoder's most of
     all. Whatever is set besides comes after them. Raises ModelError where there is no such model."""
-    card = find_model(model).card
+    card = find_model(os.fspath(model)).card
     found: dict[str, object] = {
-        "model.start": model,
+        "model.start": os.fspath(model),
         "model.architecture": card.architecture,
         "model.encoder": card.encoder,
         "model.encoder_weights": None,
         "model.options": card.options,
         "model.contact": card.contact,
         "optimizer": {"name": "AdamW", "lr": 0.0002, "weight_decay": 0.01},
-        "encoder_rate": 0.1,
         # Pictures of one place would bend what normalisation knows of many.
         "freeze": ["statistics"],
-        "scheduler": {"name": "CosineAnnealingLR", "T_max": _EPOCHS},
-        "epochs": _EPOCHS,
+        # From there to nothing, in as many epochs as there are.
+        "scheduler": {"name": "CosineAnnealingLR"},
+        "epochs": 30,
         "batch": 8,
         "patience": 8,
         "watch": "iou",
@@ -47,8 +45,9 @@ def changes_from(model: str) -> list[str]:
         "card.threshold": card.threshold,
         "card.overlap": card.overlap,
     }
-    if card.contact:
-        found["loss.contact"] = 0.15
+    found["loss.contact"] = 0.15 if card.contact else 0.0
+    if not card.architecture.startswith("torchvision."):
+        found["encoder_rate"] = 0.1
     if card.gsd is not None:
         # Aerial work is learnt at the scale that it is predicted at.
         found |= {"data.gsd": card.gsd, "data.fit": "crop", "card.tile": list(card.tile)}

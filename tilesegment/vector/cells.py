@@ -7,8 +7,8 @@ one part across its right or lower edge is one, wherever the cell behind that ed
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +21,16 @@ from tilesegment.vector.trace import Fragments, trace
 # Pixels of a cell's side, and of its rim: further than a building reaches.
 CELL, RIM = 1536, 256
 
-# Of a window: the part of each pixel, from 1, 0 outside of all; probabilities, 0..254.
-Look = Callable[[Window], tuple[NDArray[np.int32], NDArray[np.uint8]]]
+# Of a window: the part of each pixel, from 1, 0 outside of all; and probabilities, 0..254.
+Look = Callable[[Window], NDArray[np.int32]]
+Read = Callable[[Window], NDArray[np.uint8]]
 
 
-def parts_by_cells(window: Window, look: Look, grid_width: int) -> Features:
+def parts_by_cells(window: Window, look: Look, read: Read, grid_width: int) -> Features:
     """The parts of all that lies in a window, each a 4-connected region, in the order of their first
-    pixel."""
-    rows: dict[int, list[Fragments]] = {}
+    pixel. Labels of all cells are kept, packed: a cell is traced when it is known which of its parts
+    are one elsewhere."""
+    rows: dict[int, list[tuple[Window, bytes]]] = {}
     pairs = [np.empty((0, 2), np.int64)]
     # The last row, by cell: numbers of the parts that go on below its lower edge.
     above: dict[int, IntArray] = {}
@@ -38,7 +40,7 @@ def parts_by_cells(window: Window, look: Look, grid_width: int) -> Features:
         for col in range(window.col // CELL * CELL, window.col_end, CELL):
             cell = _within(Window(row, col, CELL, CELL), window)
             around = _within(Window(row - RIM, col - RIM, CELL + 2 * RIM, CELL + 2 * RIM), window)
-            found, probability = look(around)
+            found = look(around)
             labels = np.where(found > 0, found.astype(np.int64) + count, 0)
             count += int(found.max())
             place = cell.relative_to(around)
@@ -49,12 +51,15 @@ def parts_by_cells(window: Window, look: Look, grid_width: int) -> Features:
                 pairs.append(_matches(above[col], own[0]))
             before = _going_on(labels[place.row : place.row_end], place.col_end)
             above[col] = _going_on(labels[:, place.col : place.col_end].T, place.row_end)
-            traced = trace(own, probability[place.slices], cell, grid_width, 0)
-            rows.setdefault(cell.row_end, []).append(traced)
+            rows.setdefault(cell.row_end, []).append((cell, zlib.compress(own.tobytes(), 1)))
     part = smallest_of(count + 1, np.concatenate(pairs))
-    named = {end: [replace(f, value=part[f.value]) for f in row] for end, row in rows.items()}
-    groups = [([(end, k) for k in range(len(row))], end * grid_width) for end, row in named.items()]
-    return Features.concatenate(list(join(lambda key: named[key[0]][key[1]], groups)))
+    traced: dict[tuple[int, int], Fragments] = {}
+    for end, row_of_cells in rows.items():
+        for k, (cell, packed) in enumerate(row_of_cells):
+            own = part[np.frombuffer(zlib.decompress(packed), np.int64).reshape(cell.height, cell.width)]
+            traced[end, k] = trace(own, read(cell), cell, grid_width, 0)
+    groups = [([(end, k) for k in range(len(row))], end * grid_width) for end, row in rows.items()]
+    return Features.concatenate(list(join(traced.__getitem__, groups)))
 
 
 def _within(one: Window, window: Window) -> Window:

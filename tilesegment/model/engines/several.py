@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,16 +29,17 @@ def turns_of(tta: str) -> tuple[Turn, ...]:
 
 @dataclass
 class _Look:
-    """One call of a member, and its result once it is there."""
+    """One call of a member; its result goes to the mean of its tiles as soon as it is there."""
 
     member: Predictor
     turn: Turn
+    mean: _Mean
     pending: Pending | None = None
-    found: Any = None
 
     def finish(self) -> None:
         if self.pending is not None:
-            self.found, self.pending = _back(self.pending.result(), self.turn), None
+            pending, self.pending = self.pending, None
+            self.mean.add(_back(pending.result(), self.turn))
 
 
 class SeveralPredictor:
@@ -61,17 +62,22 @@ class SeveralPredictor:
 
     def submit(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> Pending:
         """See `Predictor`."""
-        looks = []
-        for turn in self._turns:
-            turned, mask = _turned(values, turn), _turned(valid, turn)
-            for member in self._members:
-                line = self._under_way[id(member)]
-                if len(line) == member.depth:
-                    line.popleft().finish()
-                look = _Look(member, turn, member.submit(turned, mask))
-                line.append(look)
-                looks.append(look)
-        return _Mean(self, looks)
+        mean = _Mean(self)
+        try:
+            for turn in self._turns:
+                turned, mask = _turned(values, turn), _turned(valid, turn)
+                for member in self._members:
+                    line = self._under_way[id(member)]
+                    if len(line) == member.depth:
+                        line.popleft().finish()
+                    look = _Look(member, turn, mean)
+                    look.pending = member.submit(turned, mask)
+                    line.append(look)
+                    mean.looks.append(look)
+        except BaseException:
+            mean.cancel()
+            raise
+        return mean
 
     def blender(self, weights: NDArray[np.uint32], width: int, top: int) -> Blender:
         """See `Predictor`."""
@@ -87,26 +93,27 @@ class SeveralPredictor:
         """Nobody wants a look any more."""
         if look.pending is not None:
             self._under_way[id(look.member)].remove(look)
-            look.pending.cancel()
-            look.pending = None
+            pending, look.pending = look.pending, None
+            pending.cancel()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Mean:
-    """See `Pending`."""
+    """See `Pending`. total: of the results that are there, in whole steps of at most 1/16256, so that sums
+    fit in 32 bits."""
 
     owner: SeveralPredictor
-    looks: list[_Look]
+    looks: list[_Look] = field(default_factory=list)
+    total: Any = None
+
+    def add(self, found: Any) -> None:
+        part = found.astype(np.int32) if isinstance(found, np.ndarray) else found
+        self.total = part if self.total is None else self.total + part
 
     def result(self) -> Any:
-        total: Any = None
         for look in self.looks:
             self.owner.finish(look)
-            # Whole steps of at most 1/16256: their sums fit in 32 bits.
-            part = look.found.astype(np.int32) if isinstance(look.found, np.ndarray) else look.found
-            total = part if total is None else total + part
-            look.found = None
-        mean = (total + len(self.looks) // 2) // len(self.looks)
+        mean = (self.total + len(self.looks) // 2) // len(self.looks)
         return mean.astype(np.uint16) if isinstance(mean, np.ndarray) else mean
 
     def cancel(self) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 import platform
+import tempfile
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -13,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from tilesegment.atomic import write_text
 from tilesegment.model.cache import cache_folder
 from tilesegment.model.engines import Pending, Predictor
 from tilesegment.run.block.job import Job
-from tilesegment.run.block.predict import predictor_of
+from tilesegment.run.block.predict import forget_model, predictor_of
 
 _NAME = "pace.json"
+_log = logging.getLogger("tilesegment")
 # Seconds of a trial, besides its warm-up.
 _TRIAL = 1.5
 # What follows was measured on two cores of a cloud CPU, in towns. Seconds of a command before and after its
@@ -65,8 +68,20 @@ def _seconds_a_tile(job: Job) -> float:
     key = _key(job)
     if key not in known:
         known[key] = _measured(predictor_of(job, 0), job)
-        write_text(path, json.dumps(known, indent=1))
+        # What a run needs is not this one's to hold.
+        forget_model()
+        _keep(path, known)
     return known[key]
+
+
+def _keep(path: Path, known: dict[str, float]) -> None:
+    """Others may do the same at the same time; what cannot be kept is measured again."""
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".pace-", delete=False) as file:
+            json.dump(known, file, indent=1)
+        os.replace(file.name, path)
+    except OSError as error:
+        _log.info("%s: cannot be kept (%s)", path, error.strerror)
 
 
 def _key(job: Job) -> str:

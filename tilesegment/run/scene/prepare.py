@@ -15,7 +15,7 @@ from tilesegment.errors import SettingsError
 from tilesegment.grid import Grid, Window, require_crs
 from tilesegment.model.card import Card
 from tilesegment.model.engines.choose import EngineChoice, choose_engine
-from tilesegment.model.engines.several import TTA
+from tilesegment.model.engines.several import TTA, turns_of
 from tilesegment.model.store import ModelFile, find_models
 from tilesegment.raster.aoi import box_region, read_aoi, region_of
 from tilesegment.raster.source import Scene, open_scene
@@ -329,6 +329,7 @@ def _load(
             contact,
             scene.native.height * scene.native.width * scene.bands * scene.dtype.itemsize,
             contact or settings.split == "depth",
+            len(models) * len(turns_of(settings.tta)),
         ),
         lanes,
     )

@@ -29,7 +29,9 @@ from tilesegment.vector.trace import trace
 
 # A region in a larger window than the first is looked at cell by cell. Of those in larger ones than the
 # second, one at a time is looked at, by whatever number of threads.
-_MOST_PIXELS, _MANY_PIXELS = SPLIT_PIXELS, 1_000_000
+_MOST_PIXELS, _MANY_PIXELS = SPLIT_PIXELS, 500_000
+# Regions that are looked at at a time, whatever the number of cores.
+_THREADS = 4
 # Half the area of the smallest region that can be two buildings, in square metres.
 _LEAST_AREA = 1.5
 
@@ -65,6 +67,7 @@ class Splitting:
             parts = in_threads(
                 lambda k, whole=features, metric=metric: self._parts(whole[k : k + 1], metric[k]),  # type: ignore[misc]
                 large.tolist(),
+                _THREADS,
             )
             stays = np.ones(len(features), np.bool_)
             stays[large] = [part is None for part in parts]
@@ -137,15 +140,18 @@ class Splitting:
     def _large(self, feature: Features, window: Window, metres: tuple[float, float]) -> Features | None:
         """The parts of a region that is not."""
 
-        def look(part: Window) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        def look(part: Window) -> NDArray[np.int32]:
             probability, contact = self.saved.window(part)
             inside = self._inside(probability)
             parts = None
             if self.by_depth or may_touch(contact):
                 parts = self._split(Planes(inside, probability, contact), metres)
-            return covered(inside, parts), probability
+            return covered(inside, parts)
 
-        found = parts_by_cells(window, look, self.grid.width)
+        def read(part: Window) -> NDArray[np.uint8]:
+            return self.saved.window(part)[0]
+
+        found = parts_by_cells(window, look, read, self.grid.width)
         # There may be other regions between.
         row, col = np.divmod(found.first, self.grid.width)
         shapely.prepare(feature.geometry)
