@@ -774,12 +774,12 @@ def test_grouped_convolutions_compute_in_float32_under_autocast() -> None:
 
 
 def test_packaged_weights_start_an_encoder_without_a_hub(data: Path, tmp_path: Path, monkeypatch) -> None:
-    from tilesegment.train import run
+    from tilesegment.train import start
 
     encoder = build_network(dataclasses.replace(find_model("roofs").card, encoder="resnet18")).encoder
     state = {name: torch.full_like(values, 0.25) for name, values in encoder.state_dict().items()}
     torch.save(state, tmp_path / "imagenet.pth")
-    monkeypatch.setattr(run, "packaged_weights", lambda encoder: tmp_path / "imagenet.pth")
+    monkeypatch.setattr(start, "packaged_weights", lambda encoder: tmp_path / "imagenet.pth")
     changes = ("epochs=1", "optimizer.lr=0.0", "model.encoder_weights=imagenet")
     _, _, notes = trained("rooftop", data / "rooftop", tmp_path / "r", *changes)
     assert "100 of 100 weights of the encoder are those of imagenet.pth" in notes
