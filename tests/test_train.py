@@ -48,9 +48,10 @@ from tilesegment.train import loop
 from tilesegment.train.augment import Augment
 from tilesegment.train.batches import Batches, TrainingData, epoch_batches, to_tensors
 from tilesegment.train.config import NamedConfig, bundled_configs, load_config, parse_config, plain
-from tilesegment.train.loop import Trainer, class_weights, count, freeze, set_training
-from tilesegment.train.losses import LOSSES, Loss
-from tilesegment.train.optimise import Schedule, averaged, make_optimizer
+from tilesegment.train.counting import count
+from tilesegment.train.loop import Trainer
+from tilesegment.train.losses import LOSSES, Loss, class_weights
+from tilesegment.train.optimise import Schedule, averaged, freeze, make_optimizer, set_training
 from tilesegment.train.precision import keep_grouped_in_float32
 from tilesegment.train.processes import Processes
 from tilesegment.train.run import Listener, make_card, run_training
@@ -1266,11 +1267,12 @@ class TestFrom:
     def test_one_command(self, data: Path, tmp_path: Path, start: str) -> None:
         changes = ("data.size=[64, 64]", "data.metres=0.3", "epochs=1", "workers=0", "precision=fp32")
         notes: list[str] = []
+        lines: list[str] = []
         config = load_config("rooftop", [*changes_from(start), *changes])
-        result = run_training(
-            config, data / "rooftop", tmp_path / "r", listener=Listener(note=notes.append)
-        )
-        assert any(note.startswith("before training: val IoU 0.") for note in notes)
+        listener = Listener(line=lines.append, note=notes.append)
+        result = run_training(config, data / "rooftop", tmp_path / "r", listener=listener)
+        assert lines[0].startswith("Before training: val IoU 0.")
+        assert lines[1].startswith("Epoch 01/01")
         assert not any("do not fit" in note for note in notes)
         card = find_model(str(tmp_path / "r")).card
         assert (card.architecture, card.encoder, card.contact) == ("Unet", "resnet18", True)

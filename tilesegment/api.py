@@ -369,8 +369,8 @@ def train_model(
 
     config: a bundled name (`rooftop`) or a YAML file; changes: `key=value` as for `--set`; data: folder of
     the data set; output: the run folder, which `predict(model=...)` takes. start: a model to go on with, at
-    low rates. line: is given every epoch's
-    line. Call it under `if __name__ == "__main__":`, since reading processes import the calling script.
+    low rates. line: is given every epoch's line. Call it under `if __name__ == "__main__":`, since reading
+    processes import the calling script.
 
     Raises `tilesegment.errors.TilesegmentError`.
 

@@ -41,7 +41,8 @@ def versions() -> Mapping[str, str]:
 
 def provenance(path: str, models: Sequence[ModelFile], settings: dict[str, Any]) -> dict[str, str]:
     """Short texts that are written into an output's own metadata."""
-    shown = "; ".join(f"{name}={value}" for name, value in settings.items() if value not in (None, ()))
+    told = {name: value for name, value in settings.items() if name != "model" and value not in (None, ())}
+    shown = "; ".join(f"{name}={value}" for name, value in told.items())
     return {
         "software": software(),
         "model": ", ".join(model.name for model in models),

@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,13 +22,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tilesegment.datasets.sample import IGNORE, Reader
-from tilesegment.errors import InputError, SettingsError, TrainingError
+from tilesegment.datasets.sample import Reader
+from tilesegment.errors import InputError, TrainingError
 from tilesegment.evaluate.pixels import Confusion
 from tilesegment.model.build import padded_logits
 from tilesegment.model.card import Card
 from tilesegment.model.store import RUN_BEST
-from tilesegment.settings import nearest
 from tilesegment.train.augment import Augment
 from tilesegment.train.batches import (
     Batches,
@@ -41,14 +40,13 @@ from tilesegment.train.batches import (
 )
 from tilesegment.train.checkpoint import STATE, load_state, save_state, save_weights
 from tilesegment.train.config import TrainConfig
-from tilesegment.train.losses import Loss
-from tilesegment.train.optimise import Schedule, averaged, make_optimizer
+from tilesegment.train.counting import count, found_classes, shares_of
+from tilesegment.train.losses import Loss, class_weights
+from tilesegment.train.optimise import Schedule, averaged, freeze, make_optimizer, set_training
 from tilesegment.train.precision import autocast, choose_precision, keep_grouped_in_float32, keep_memory
 from tilesegment.train.processes import Processes
 
 BEST, BEST_LOSS, LAST = RUN_BEST, "best_loss.safetensors", "last.safetensors"
-# Pictures whose labels are counted for `class_weights: auto`.
-_COUNTED = 1000
 
 
 @dataclass(frozen=True)
@@ -187,7 +185,7 @@ class Trainer:
         with torch.inference_mode(), self._autocast():
             logits = padded_logits(self.evaluated.eval(), self._moved(values[None])).float()[0]
             logits = logits[: len(self.card.classes)]
-        return np.asarray(found_classes(_shares(logits[None]), self.card.threshold)[0].cpu(), np.uint8)
+        return np.asarray(found_classes(shares_of(logits[None]), self.card.threshold)[0].cpu(), np.uint8)
 
     def _count(self, logits: Tensor, label: Tensor) -> tuple[NDArray[np.int64], float]:
         of_classes = label[:, 0] if self.card.contact else label
@@ -358,27 +356,6 @@ class Trainer:
         return autocast(self.precision, self.device)
 
 
-def freeze(network: nn.Module, parts: Sequence[str]) -> None:
-    """Give parts of a network no gradients (see `config.FREEZE`). Raises SettingsError where there is no
-    such part."""
-    if "encoder" in parts:
-        encoder = getattr(network, "encoder", None)
-        if not isinstance(encoder, nn.Module):
-            raise SettingsError(f"freeze encoder: {type(network).__name__} has no encoder of its own")
-        encoder.requires_grad_(False)
-
-
-def set_training(trained: nn.Module, network: nn.Module, frozen: Sequence[str]) -> None:
-    """Put a network into training mode, but for what is frozen."""
-    trained.train()
-    if "encoder" in frozen:
-        network.get_submodule("encoder").eval()
-    if "statistics" in frozen:
-        for module in network.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
-
-
 def epoch_line(row: dict[str, float], epochs: int) -> str:
     """`Epoch 01/15 | Train Loss ... | Val Loss ... | Dice ... | IoU ...`."""
     width = len(str(epochs))
@@ -387,66 +364,6 @@ def epoch_line(row: dict[str, float], epochs: int) -> str:
         f"{row['train_loss']:.4f} | Val Loss {row['val_loss']:.4f} | Dice {row['val_dice']:.4f} | IoU "
         f"{row['val_iou']:.4f}"
     )
-
-
-def _shares(logits: Tensor) -> Tensor:
-    """Probabilities (n, classes, rows, columns); one channel stands for class 1 of two."""
-    if logits.shape[1] > 1:
-        return logits.softmax(dim=1)
-    positive = logits.sigmoid()
-    return torch.cat([1 - positive, positive], dim=1)
-
-
-def found_classes(probability: Tensor, threshold: float) -> Tensor:
-    """The class of each pixel, as prediction says it: the most probable one; of two, class 1 where it has
-    the threshold. probability: (n, classes, ...)."""
-    if probability.shape[1] == 2:
-        return (probability[:, 1] >= threshold).long()
-    return probability.argmax(dim=1)
-
-
-def count(
-    logits: Tensor, label: Tensor, classes: int, threshold: float = 0.5
-) -> tuple[NDArray[np.int64], float]:
-    """Counted pixels (truth, prediction) and the sum of squared differences between probability and truth.
-    logits: (n, channels, rows, columns); threshold: see `found_classes`."""
-    known = label != IGNORE
-    truth = label[known]
-    probability = _shares(logits).permute(0, 2, 3, 1)[known]
-    found = found_classes(probability, threshold)
-    cells = torch.bincount(truth * classes + found, minlength=classes**2)
-    at_truth = probability.gather(1, truth[:, None])[:, 0]
-    # sum over classes of (p - y)^2 = sum p^2 - 2 p_truth + 1.
-    squared = float((probability**2).sum()) - 2 * float(at_truth.sum()) + len(truth)
-    return cells.reshape(classes, classes).cpu().numpy(), squared
-
-
-def class_weights(config: TrainConfig, reader: Reader, classes: int) -> Tensor | None:
-    """Weights of the classes: by name (1 where none is given), or with `auto` in inverse proportion to
-    their pixels, on average 1 a pixel; a class that never occurs gets the largest of the others.
-
-    Raises SettingsError for a name that is no class.
-    """
-    given, names = config.class_weights, [entry.name for entry in reader.classes]
-    if given is None:
-        return None
-    if isinstance(given, dict):
-        for name in given:
-            if name not in names:
-                raise SettingsError(f"class_weights: {name!r} is no class{nearest(name, names)}")
-        return torch.tensor([float(given.get(name, 1.0)) for name in names])
-    if given != "auto":
-        raise SettingsError(f"class_weights {given!r}: use auto, or a weight by class name")
-    total = len(reader.names("train"))
-    pixels = np.zeros(classes, np.int64)
-    for index in np.linspace(0, total - 1, min(total, _COUNTED)).astype(int).tolist():
-        label = reader.read("train", index, np.random.default_rng([config.seed, index])).label
-        pixels += np.bincount(label[label != IGNORE], minlength=classes)[:classes]
-    if not pixels.any():
-        raise InputError("class_weights auto: the training pictures have no labelled pixel")
-    share = pixels / pixels.sum()
-    weights = np.divide(1.0, classes * share, out=np.full(classes, np.nan), where=share > 0)
-    return torch.tensor(np.nan_to_num(weights, nan=np.nanmax(weights)), dtype=torch.float32)
 
 
 def read_workers(config: TrainConfig) -> int:

@@ -1,20 +1,24 @@
-"""Losses by name, and their weighted sums. Pixels labelled IGNORE never count."""
+"""Losses by name, their weighted sums, and weights of classes. Pixels labelled IGNORE never count."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tilesegment.datasets.sample import IGNORE
-from tilesegment.errors import SettingsError
+from tilesegment.datasets.sample import IGNORE, Reader
+from tilesegment.errors import InputError, SettingsError
 from tilesegment.settings import nearest
+from tilesegment.train.config import TrainConfig
 
 Term = Callable[[Tensor, Tensor], Tensor]
 LOSSES = ("cross_entropy", "bce", "focal", "focal_tversky", "dice", "lovasz")
 CONTACT = "contact"
+# Pictures whose labels are counted for `class_weights: auto`.
+_COUNTED = 1000
 # Focal Tversky loss (Abraham and Khan 2019, arXiv 1810.07842): false negatives weigh more than false
 # positives, and the exponent is the inverse of their gamma, 4/3.
 _TVERSKY = {"alpha": 0.3, "beta": 0.7, "gamma": 0.75}
@@ -130,3 +134,31 @@ def contact_loss(logit: Tensor, label: Tensor) -> Tensor:
     # 1 in both sums: a batch without contact teaches by its cross-entropy.
     dice = 1 - (2 * (probability * truth).sum() + 1) / (probability.sum() + truth.sum() + 1)
     return (entropy + dice) / 2
+
+
+def class_weights(config: TrainConfig, reader: Reader, classes: int) -> Tensor | None:
+    """Weights of the classes: by name (1 where none is given), or with `auto` in inverse proportion to
+    their pixels, on average 1 a pixel; a class that never occurs gets the largest of the others.
+
+    Raises SettingsError for a name that is no class.
+    """
+    given, names = config.class_weights, [entry.name for entry in reader.classes]
+    if given is None:
+        return None
+    if isinstance(given, dict):
+        for name in given:
+            if name not in names:
+                raise SettingsError(f"class_weights: {name!r} is no class{nearest(name, names)}")
+        return torch.tensor([float(given.get(name, 1.0)) for name in names])
+    if given != "auto":
+        raise SettingsError(f"class_weights {given!r}: use auto, or a weight by class name")
+    total = len(reader.names("train"))
+    pixels = np.zeros(classes, np.int64)
+    for index in np.linspace(0, total - 1, min(total, _COUNTED)).astype(int).tolist():
+        label = reader.read("train", index, np.random.default_rng([config.seed, index])).label
+        pixels += np.bincount(label[label != IGNORE], minlength=classes)[:classes]
+    if not pixels.any():
+        raise InputError("class_weights auto: the training pictures have no labelled pixel")
+    share = pixels / pixels.sum()
+    weights = np.divide(1.0, classes * share, out=np.full(classes, np.nan), where=share > 0)
+    return torch.tensor(np.nan_to_num(weights, nan=np.nanmax(weights)), dtype=torch.float32)

@@ -1,8 +1,9 @@
-"""Optimisers and schedulers of torch by name, warm-up, averaged weights."""
+"""Optimisers and schedulers of torch by name, warm-up, averaged weights, and what learns nothing."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -120,6 +121,27 @@ def averaged(network: nn.Module, decay: float) -> AveragedModel | None:
         return before.lerp(now, 1 - min(decay, (1 + count) / (10 + count)))
 
     return AveragedModel(network, avg_fn=average, use_buffers=True)
+
+
+def freeze(network: nn.Module, parts: Sequence[str]) -> None:
+    """Give parts of a network no gradients (see `config.FREEZE`). Raises SettingsError where there is no
+    such part."""
+    if "encoder" in parts:
+        encoder = getattr(network, "encoder", None)
+        if not isinstance(encoder, nn.Module):
+            raise SettingsError(f"freeze encoder: {type(network).__name__} has no encoder of its own")
+        encoder.requires_grad_(False)
+
+
+def set_training(trained: nn.Module, network: nn.Module, frozen: Sequence[str]) -> None:
+    """Put a network into training mode, but for what is frozen."""
+    trained.train()
+    if "encoder" in frozen:
+        network.get_submodule("encoder").eval()
+    if "statistics" in frozen:
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:

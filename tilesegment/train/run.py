@@ -32,7 +32,7 @@ from tilesegment.train.loop import BEST, Status, Trainer, read_workers
 from tilesegment.train.plots import draw_confusion, draw_curves
 from tilesegment.train.processes import Processes
 from tilesegment.train.report import environment, report, write_metrics
-from tilesegment.train.start import check_forward, start_network
+from tilesegment.train.start import start_network
 
 _AERIAL_TILE = (512, 512)
 _CONFIG = "config.yaml"
@@ -72,8 +72,6 @@ def run_training(
     Raises TilesegmentError: before anything is trained where settings, data or folder cannot be used, later
     where the disk is full or the loss diverges; what was saved stays.
     """
-    if config.tensorboard and find_spec("tensorboard") is None:
-        raise SettingsError("tensorboard: it is not installed; pip install 'tilesegment[tensorboard]'")
     processes = Processes(device)
     if not processes.is_first:
         listener = _SILENT
@@ -89,11 +87,7 @@ def run_training(
         low, high = card.value_range
         listener.note(f"the pictures are {card.dtype}: {low:g} to {high:g} becomes dark to bright")
     torch.manual_seed(config.seed)
-    if going_on:
-        network, card = _network_of(folder, card)
-    else:
-        network, card = start_network(config, card, listener.note)
-        check_forward(network, card, config.data.size)
+    network, card = _network_of(folder, card) if going_on else start_network(config, card, listener.note)
     trainer = Trainer(
         config, reader, network, card, folder, processes, _Saver(folder, config, listener), listener.status
     )
@@ -104,17 +98,12 @@ def run_training(
                 f"{folder}: {trainer.state.epoch} epochs are done already, and epochs is {config.epochs}"
             )
         listener.note(f"going on after epoch {trainer.state.epoch} of {config.epochs}")
-    known = environment(trainer.device, trainer.precision, read_workers(config))
-    known |= {name: getattr(card, name) for name in _OF_START}
     # Only now: settings that cannot be used leave no folder, and an earlier run where it was.
     processes.wait()
     if processes.is_first:
-        _open_folder(folder, config, overwrite and not going_on)
-        write_text(folder / _ENVIRONMENT, json.dumps(known, indent=1) + "\n")
-        parts = {name: list(reader.names(name)) for name in SPLITS}
-        write_text(folder / _SPLITS, json.dumps(parts, indent=1) + "\n")
+        _open_folder(folder, trainer, overwrite and not going_on)
     if not going_on and config.model.start not in (None, "coco"):
-        listener.note(f"before training: val IoU {trainer.evaluate('val')[1].summary()['iou']:.4f}")
+        listener.line(f"Before training: val IoU {trainer.evaluate('val')[1].summary()['iou']:.4f}")
     try:
         trainer.fit()
     except BaseException as error:
@@ -215,7 +204,10 @@ class _Saver:
 
 
 def _check_folder(folder: Path, config: TrainConfig, going_on: bool, resume: bool, overwrite: bool) -> None:
-    """Raises OutputError where a run may not be written. going_on: a saved state is there."""
+    """Raises OutputError where a run may not be written, SettingsError where it could not be to the end.
+    going_on: a saved state is there."""
+    if config.tensorboard and find_spec("tensorboard") is None:
+        raise SettingsError("tensorboard: it is not installed; pip install 'tilesegment[tensorboard]'")
     if folder.exists() and any(folder.iterdir()) and not resume and not overwrite:
         raise OutputError(f"{folder}: exists already; give --resume, --overwrite or another -o")
     if going_on:
@@ -232,8 +224,12 @@ def _check_folder(folder: Path, config: TrainConfig, going_on: bool, resume: boo
         raise OutputError(f"{folder}: is no run folder; --overwrite does not remove it")
 
 
-def _open_folder(folder: Path, config: TrainConfig, afresh: bool) -> None:
-    """Make the run folder. afresh: remove an earlier run."""
+def _open_folder(folder: Path, trainer: Trainer, afresh: bool) -> None:
+    """Make the run folder, with what the run is made of. afresh: remove an earlier run."""
+    config, reader = trainer.config, trainer.reader
+    known = environment(trainer.device, trainer.precision, read_workers(config))
+    known |= {name: getattr(trainer.card, name) for name in _OF_START}
+    parts = {name: list(reader.names(name)) for name in SPLITS}
     if afresh and folder.exists():
         shutil.rmtree(folder)
     try:
@@ -241,6 +237,8 @@ def _open_folder(folder: Path, config: TrainConfig, afresh: bool) -> None:
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
     write_text(folder / _CONFIG, yaml.safe_dump(plain(config), sort_keys=False))
+    write_text(folder / _ENVIRONMENT, json.dumps(known, indent=1) + "\n")
+    write_text(folder / _SPLITS, json.dumps(parts, indent=1) + "\n")
 
 
 def _finish(

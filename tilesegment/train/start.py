@@ -55,8 +55,15 @@ def changes_from(model: str | os.PathLike[str]) -> list[str]:
 
 
 def start_network(config: TrainConfig, card: Card, note: Callable[[str], None]) -> tuple[nn.Module, Card]:
-    """The network that training begins with, and its card: COCO's start brings torchvision's own
-    architecture with it. Raises ModelError where weights cannot be had."""
+    """The network that training begins with, and its card. Raises ModelError where weights cannot be had,
+    SettingsError where it cannot take pictures of the size that is asked for."""
+    network, card = _started(config, card, note)
+    check_forward(network, card, config.data.size)
+    return network, card
+
+
+def _started(config: TrainConfig, card: Card, note: Callable[[str], None]) -> tuple[nn.Module, Card]:
+    """COCO's start brings torchvision's own architecture with it."""
     wanted = config.model
     if wanted.start == "coco":
         own = replace(card, architecture="torchvision.deeplabv3_resnet101", encoder="resnet101", options={})

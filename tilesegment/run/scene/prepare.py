@@ -80,17 +80,13 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
     model, card = models[0], models[0].card
     with open_scene(
         path,
-        bands=settings.bidx if settings.bidx is not None else len(card.bands),
+        bands=_bands(settings, card),
         nodata=settings.nodata,
         gsd=settings.gsd or card.gsd,
         size=card.image_size,
         gdal=settings.gdal,
         crs=settings.src_crs,
     ) as scene:
-        if scene.bands != len(card.bands):
-            raise SettingsError(
-                f"--bidx names {scene.bands} bands, the model {card.name!r} reads {len(card.bands)}"
-            )
         values = value_range(scene, settings.stretch, card.dtype, card.value_range)
         region, aoi = _region(scene, settings)
         plan = _plan(scene.grid, region, settings, card)
@@ -136,6 +132,18 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
             settings.match_input or card.image_size is not None,
             tuple(warnings),
         )
+
+
+def _bands(settings: PredictSettings, card: Card) -> int | tuple[int, ...]:
+    """Those that are read, or how many to choose."""
+    wanted = len(card.bands)
+    if settings.bidx is None:
+        return wanted
+    if len(settings.bidx) != wanted:
+        raise SettingsError(
+            f"--bidx names {len(settings.bidx)} bands, the model {card.name!r} reads {wanted}"
+        )
+    return settings.bidx
 
 
 def _plan(grid: Grid, region: Window, settings: PredictSettings, card: Card) -> Plan:
