@@ -23,6 +23,11 @@ from tilesegment.settings import PredictSettings
             "/vsicurl/https://host/a.tif and http://h/c",
         ),
         ("cannot read 'https://h/q.tif?s=1'", "cannot read 'https://h/q.tif'"),
+        (
+            "https://h/q.tif?s=1: rows (q.tif?s=1&t=2, band 1: no)",
+            "https://h/q.tif: rows (q.tif, band 1: no)",
+        ),
+        ("see https://h/q.tif?s=a:b.", "see https://h/q.tif."),
         ("s3://bucket/key.tif", "s3://bucket/key.tif"),
         ("what? no URL; a?b.tif", "what? no URL; a?b.tif"),
         ("user@host said so", "user@host said so"),

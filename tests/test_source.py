@@ -22,11 +22,11 @@ from rasterio.shutil import copy as copy_raster
 from tests import layouts
 from tilesegment.errors import InputError, SettingsError
 from tilesegment.grid import Grid, Window
-from tilesegment.raster import source
 from tilesegment.raster.aoi import inside_aoi, read_aoi
+from tilesegment.raster.environment import gdal_environment
 from tilesegment.raster.opening import is_remote
 from tilesegment.raster.picture import Part, picture_size, read_colour
-from tilesegment.raster.source import gdal_environment, open_scene
+from tilesegment.raster.source import open_scene
 from tilesegment.raster.values import blank_edge, blank_value, value_range
 
 RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
@@ -413,7 +413,7 @@ class TestSidecars:
             seen.append((rasterio.env.getenv() if rasterio.env.hasenv() else {}).get(LISTING))
             raise rasterio.errors.RasterioIOError("stop")
 
-        monkeypatch.setattr(source.rasterio, "open", opened)
+        monkeypatch.setattr(rasterio, "open", opened)
         for path, options in (
             ("https://a/b.tif", ()),
             ("b.tif", ()),

@@ -22,8 +22,11 @@ from collections.abc import Callable
 from typing import Any
 
 # A URL, also as GDAL's `/vsicurl/...`: what logs one in before the host, and what signs it after the path.
-_URL = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+]*://)(?:[^\s/@]+@)?(?P<place>[^\s?'\"]*)(?:\?[^\s'\"]*)?")
-
+# What follows a query in a sentence is no part of it.
+_QUERY = r"\?[^\s'\"]*?(?=[:;,.)]*(?:\s|['\"]|$))"
+_URL = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+]*://)(?:[^\s/@]+@)?(?P<place>[^\s?'\"]*)(?:" + _QUERY + ")?")
+# GDAL says the last part of an address alone: `a.tif?sig=1, band 1: ...`.
+_LAST_PART = re.compile(r"(?P<name>[^\s?'\"/]+\.[A-Za-z]{2,8})(?=\?[\w.-]+=)" + _QUERY)
 
 # What the extra `torch` installs.
 _TORCH_EXTRA = (
@@ -35,7 +38,8 @@ _TORCH_EXTRA = (
 def without_secrets(text: str) -> str:
     """A text whose URLs have neither user and password nor a query, which may sign them: for messages, logs
     and whatever is published with a result."""
-    return _URL.sub(lambda match: match["scheme"] + match["place"], text)
+    text = _URL.sub(lambda match: match["scheme"] + match["place"], text)
+    return _LAST_PART.sub(lambda match: match["name"], text)
 
 
 def in_python(function: Callable[..., Any]) -> Callable[..., Any]:

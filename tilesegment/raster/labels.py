@@ -20,8 +20,9 @@ from rasterio.windows import Window as RasterioWindow
 from tilesegment.errors import InputError
 from tilesegment.grid import Grid, Window
 from tilesegment.polygons import Polygons
+from tilesegment.raster.environment import gdal_environment
 from tilesegment.raster.opening import open_file
-from tilesegment.raster.source import Scene, gdal_environment, open_scene
+from tilesegment.raster.source import Scene, open_scene
 
 # What `read` gives where nothing is known.
 UNKNOWN = 255

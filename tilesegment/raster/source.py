@@ -10,32 +10,26 @@ import os
 import reprlib
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import CRSError, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterioWindow
 
 from tilesegment.errors import InputError, SettingsError
 from tilesegment.grid import Grid, Window, require_crs
+from tilesegment.raster.choose import choose_bands, fitting_nodata, has_named_colours, working_shape
+from tilesegment.raster.environment import gdal_environment
+from tilesegment.raster.network import forget, is_across_network, tried_again
 from tilesegment.raster.opening import Additions, first_line, opened
 from tilesegment.raster.upright import Upright
-from tilesegment.settings import parse_bytes
-from tilesegment.tiling.memory import GDAL_CACHE_BYTES
 
-# A scene this much finer or coarser than the model's pixel is resampled to it.
-GSD_TOLERANCE = 0.15
-# Beyond this the ground holds no such detail, and a warped plan would be enormous.
-MOST_UPSAMPLING = 8.0
 _CELL = 512
-_COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 
 
 @dataclass(frozen=True)
@@ -62,50 +56,6 @@ class Pixels:
 
     values: NDArray[Any]
     valid: NDArray[np.bool_]
-
-
-@contextmanager
-def gdal_environment(options: tuple[tuple[str, str], ...] = ()) -> Iterator[None]:
-    """GDAL's configuration for the length of a run: a known cache, and the user's own options."""
-    defaults: dict[str, Any] = {
-        "GDAL_CACHEMAX": GDAL_CACHE_BYTES,
-        "CPL_VSIL_CURL_CACHE_SIZE": 32_000_000,
-        "GDAL_HTTP_MAX_RETRY": 4,
-        "GDAL_HTTP_RETRY_DELAY": 1,
-    }
-    given: dict[str, Any] = dict(options)
-    if "GDAL_CACHEMAX" in given:
-        given["GDAL_CACHEMAX"] = _cache_bytes(given["GDAL_CACHEMAX"])
-    with rasterio.Env(**{**defaults, **given}):
-        yield
-
-
-def projects_rightly() -> str | None:
-    """Whether GDAL and PROJ find their data: what is wrong, None for nothing. Both copies of PROJ are
-    asked, rasterio's and pyproj's."""
-    import pyproj
-    from rasterio.warp import transform
-
-    # On the middle meridian of a UTM zone: 500 km, and the arc from the equator (4984944.4 m) by 0.9996.
-    expected = 500_000.0, 4_982_950.4
-    try:
-        (x,), (y,) = transform("EPSG:4326", "EPSG:32645", [87.0], [45.0])
-        found = {"GDAL": (x, y)}
-        to_utm = pyproj.Transformer.from_crs("EPSG:4326", "EPSG:32645", always_xy=True)
-        found["pyproj"] = to_utm.transform(87.0, 45.0)
-    except (RasterioError, CRSError, pyproj.exceptions.ProjError) as error:
-        return f"coordinates cannot be projected ({' '.join(str(error).split())})"
-    for name, place in found.items():
-        if max(abs(a - b) for a, b in zip(place, expected, strict=True)) > 1:
-            return f"{name} projects 87 E, 45 N to {place[0]:.0f}, {place[1]:.0f}"
-    return None
-
-
-def _cache_bytes(text: str) -> int:
-    """As GDAL reads it: small numbers are megabytes. Raises SettingsError."""
-    if text.isdigit():
-        return int(text) if int(text) >= 100_000 else int(text) * 1_000_000
-    return parse_bytes(text)
 
 
 def open_scene(
@@ -139,11 +89,11 @@ def open_scene(
         require_crs(crs, "--src-crs")
     with gdal_environment(gdal):
         with opened(name, Additions(colours=False)) as (dataset, _):
-            chosen = _choose_bands(name, dataset, bands, raw)
-            fitting = _fitting_nodata(name, dataset, nodata)
+            chosen = choose_bands(name, dataset, bands, raw)
+            fitting = fitting_nodata(name, dataset, nodata)
             spec = SceneSpec(name, chosen, fitting, None, gdal, raw, crs)
         scene = Scene(spec)
-        shape = _working_shape(scene, gsd, size)
+        shape = working_shape(name, scene.native, gsd, size)
         if shape is not None:
             scene.close()
             scene = Scene(replace(spec, shape=shape))
@@ -158,12 +108,24 @@ class Scene:
 
     def __init__(self, spec: SceneSpec) -> None:
         self.spec = spec
-        self._opened = opened(spec.path, Additions(spec.nodata, spec.crs, colours=not spec.raw))
-        self._dataset, self._masks = self._opened.__enter__()
+        self._open()
         self.native = _grid(self._dataset)
         self.grid = self.native if spec.shape is None else self.native.resized(*spec.shape)
         self._by_cells = spec.shape is not None or isinstance(self._dataset, WarpedVRT)
         self._cells: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
+
+    def _open(self) -> None:
+        spec = self.spec
+        self._opened = opened(spec.path, Additions(spec.nodata, spec.crs, colours=not spec.raw))
+        self._dataset, self._masks = self._opened.__enter__()
+        # Of the data sets that were open before.
+        for name in ("_mask_bands", "_nodata_bands"):
+            self.__dict__.pop(name, None)
+
+    def _reopen(self) -> None:
+        self.close()
+        forget(self._remote_files or ())
+        self._open()
 
     def close(self) -> None:
         """Close the file."""
@@ -225,7 +187,7 @@ class Scene:
         dataset = self._masks[0]
         if len(set(self.spec.bands)) < len(self.spec.bands):
             notes.append(f"one band stands for {self.bands}: expect less than with colour")
-        elif dataset.count > self.bands and not _named_colours(dataset):
+        elif dataset.count > self.bands and not has_named_colours(dataset):
             used = ",".join(map(str, self.spec.bands))
             notes.append(f"bands {used} of {dataset.count} are read; choose others with --bidx")
         if scaled and not self.native.has_georeference:
@@ -299,7 +261,21 @@ class Scene:
             window.col * across, window.row * down, window.width * across, window.height * down
         )
 
+    @cached_property
+    def _remote_files(self) -> tuple[str, ...] | None:
+        """All files, where some of the scene is read across a network."""
+        return self.files if is_across_network(self.driver, self.files) else None
+
     def _fetch(self, source: RasterioWindow, height: int, width: int, method: Resampling) -> Pixels:
+        if self._remote_files is None:
+            return self._fetch_once(source, height, width, method)
+
+        def read() -> Pixels:
+            return self._fetch_once(source, height, width, method)
+
+        return tried_again(self.path, read, self._reopen, InputError)
+
+    def _fetch_once(self, source: RasterioWindow, height: int, width: int, method: Resampling) -> Pixels:
         shape = (height, width)
         try:
             valid = self._valid(source, shape)
@@ -313,9 +289,10 @@ class Scene:
                 resampling=method,
             )
         except (RasterioError, ValueError) as error:
+            begin, end = int(source.row_off), int(source.row_off + source.height)
+            what = "damaged, rows" if self._remote_files is None else "rows"
             raise InputError(
-                f"{self.path}: damaged, rows {int(source.row_off)} to "
-                f"{int(source.row_off + source.height)} cannot be read ({first_line(error)})"
+                f"{self.path}: {what} {begin} to {end} cannot be read ({first_line(error)})"
             ) from error
         if values.dtype.kind == "f":
             finite = np.isfinite(values).all(axis=0)
@@ -381,69 +358,6 @@ def _grid(dataset: Any) -> Grid:
     if dataset.transform.determinant == 0:
         raise InputError(f"{dataset.name}: its geotransform gives pixels no size")
     return Grid(crs or None, dataset.transform, dataset.height, dataset.width)
-
-
-def _named_colours(dataset: Any) -> bool:
-    return dataset.colorinterp[0] == ColorInterp.palette or all(
-        colour in dataset.colorinterp for colour in _COLOURS
-    )
-
-
-def _choose_bands(name: str, dataset: Any, wanted: int | tuple[int, ...], raw: bool) -> tuple[int, ...]:
-    if dataset.dtypes[0].startswith("complex"):
-        raise InputError(f"{name}: complex values ({dataset.dtypes[0]}) are not an image")
-    palette = dataset.colorinterp[0] == ColorInterp.palette and not raw
-    count = 3 if palette else dataset.count
-    if isinstance(wanted, tuple):
-        outside = [band for band in wanted if not 1 <= band <= count]
-        if outside:
-            raise SettingsError(f"{name} has {count} bands, so --bidx {outside[0]} does not exist")
-        return wanted
-    if wanted == 3 and not palette and all(colour in dataset.colorinterp for colour in _COLOURS):
-        return tuple(dataset.colorinterp.index(colour) + 1 for colour in _COLOURS)
-    usable = list(range(1, count + 1))
-    if not palette:
-        usable = [b for b in usable if dataset.colorinterp[b - 1] != ColorInterp.alpha]
-    if len(usable) >= wanted:
-        return tuple(usable[:wanted])
-    if len(usable) == 1:
-        return (usable[0],) * wanted
-    raise InputError(f"{name} has {len(usable)} bands, the model reads {wanted}; name {wanted} with --bidx")
-
-
-def _fitting_nodata(name: str, dataset: Any, nodata: float | None) -> float | None:
-    if nodata is None or np.dtype(dataset.dtypes[0]).kind == "f":
-        return nodata
-    limits = np.iinfo(dataset.dtypes[0])
-    if not np.isfinite(nodata) or nodata != int(nodata) or not limits.min <= nodata <= limits.max:
-        raise SettingsError(
-            f"--nodata {nodata:g} is no {dataset.dtypes[0]} value; {name} holds {limits.min} to "
-            f"{limits.max}"
-        )
-    return nodata
-
-
-def _working_shape(scene: Scene, gsd: float | None, size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """The working grid's size, or None to read the scene as it is."""
-    try:
-        metres = scene.native.metres_per_pixel
-    except InputError as error:
-        raise InputError(f"{scene.path}: {error}") from error
-    if size is not None and metres is None:
-        return None if size == (scene.native.height, scene.native.width) else size
-    if gsd is None or metres is None:
-        return None
-    ratios = [metre / gsd for metre in metres]
-    if all(1 / (1 + GSD_TOLERANCE) <= ratio <= 1 + GSD_TOLERANCE for ratio in ratios):
-        return None
-    if max(ratios) > MOST_UPSAMPLING:
-        raise InputError(
-            f"{scene.path}: its pixels are {max(metres):.3g} m, the model's are {gsd:.3g} m, so it shows "
-            f"nothing the model knows; predict anyway with --gsd {max(metres):.3g}"
-        )
-    height = max(1, round(scene.native.height * ratios[0]))
-    width = max(1, round(scene.native.width * ratios[1]))
-    return height, width
 
 
 def _cells_of(window: Window) -> Iterator[Window]:

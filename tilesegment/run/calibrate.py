@@ -12,7 +12,8 @@ from tilesegment.model.card import Card
 from tilesegment.model.engines import Setup, load_engine
 from tilesegment.model.engines.choose import choose_engine
 from tilesegment.model.store import ModelFile, find_model, read_int8, read_weights, save_model
-from tilesegment.raster.source import gdal_environment, open_scene
+from tilesegment.raster.environment import gdal_environment
+from tilesegment.raster.source import open_scene
 from tilesegment.raster.values import value_range
 from tilesegment.run.files import discard, publish, writing
 from tilesegment.run.scene.prepare import cores

@@ -19,7 +19,7 @@ from tilesegment.model.cache import cache_folder
 from tilesegment.model.engines import Setup, load_engine
 from tilesegment.model.engines.choose import choose_engine, gpu_count
 from tilesegment.model.store import find_model
-from tilesegment.raster.source import projects_rightly
+from tilesegment.raster.environment import projects_rightly
 from tilesegment.run.record import software, versions
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"

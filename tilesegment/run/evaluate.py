@@ -23,6 +23,7 @@ from tilesegment.evaluate.summary import ObjectResult, compare_objects, mask_sum
 from tilesegment.grid import Grid
 from tilesegment.polygons import Polygons
 from tilesegment.raster.aoi import read_aoi
+from tilesegment.raster.environment import gdal_environment
 from tilesegment.raster.labels import (
     UNKNOWN,
     Labels,
@@ -31,7 +32,7 @@ from tilesegment.raster.labels import (
     category_names,
     distinct_values,
 )
-from tilesegment.raster.source import gdal_environment, open_scene
+from tilesegment.raster.source import open_scene
 from tilesegment.run.vectorize import vectorize_raster
 from tilesegment.settings import Measure, VectorizeSettings, VectorSettings
 from tilesegment.tiling.blend import PROBABILITY_MAX

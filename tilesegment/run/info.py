@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tilesegment.errors import SettingsError, TilesegmentError, without_secrets
-from tilesegment.raster.source import Scene, gdal_environment, open_scene
+from tilesegment.raster.environment import gdal_environment
+from tilesegment.raster.source import Scene, open_scene
 from tilesegment.raster.values import Look, looked_at
 from tilesegment.run.scene.summary import describe
 from tilesegment.settings import PredictSettings

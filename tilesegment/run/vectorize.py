@@ -15,8 +15,9 @@ from tilesegment.atomic import write_text
 from tilesegment.errors import InputError, SettingsError, without_secrets
 from tilesegment.grid import Window
 from tilesegment.model.card import ModelClass, default_colours
+from tilesegment.raster.environment import gdal_environment
 from tilesegment.raster.labels import category_names
-from tilesegment.raster.source import Scene, SceneSpec, gdal_environment, open_scene
+from tilesegment.raster.source import Scene, SceneSpec, open_scene
 from tilesegment.run.block.file import new_block
 from tilesegment.run.files import discard, publish, writing
 from tilesegment.run.record import now, software

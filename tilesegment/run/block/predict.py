@@ -10,7 +10,8 @@ from typing import Any
 from tilesegment.errors import BlockFailedError
 from tilesegment.model.engines import Predictor, Setup, load_engine
 from tilesegment.model.engines.several import SeveralPredictor, turns_of
-from tilesegment.raster.source import Scene, gdal_environment
+from tilesegment.raster.environment import gdal_environment
+from tilesegment.raster.source import Scene
 from tilesegment.run.block.file import BlockInfo, new_block
 from tilesegment.run.block.job import BlockTask, Job
 from tilesegment.run.block.rows import Counts, predict_rows

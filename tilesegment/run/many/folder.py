@@ -22,9 +22,9 @@ from tilesegment.errors import (
     without_secrets,
 )
 from tilesegment.model.store import find_models
+from tilesegment.raster.environment import gdal_environment
 from tilesegment.raster.opening import Additions, opened
 from tilesegment.raster.sink import is_raster
-from tilesegment.raster.source import gdal_environment
 from tilesegment.run.many.inputs import Entry
 from tilesegment.run.scene.executor import Executor
 from tilesegment.run.scene.outputs import Outputs

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tilesegment.atomic import write_text
 from tilesegment.errors import InputError
+from tilesegment.raster.environment import gdal_environment
 from tilesegment.raster.sheets import sheets_as_vrt
-from tilesegment.raster.source import gdal_environment
 from tilesegment.run.many.inputs import is_mosaic
 from tilesegment.run.scene.outputs import check_place
 from tilesegment.settings import PredictSettings

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from urllib.error import URLError
+from email.message import Message
+from http import HTTPStatus
+from http.client import HTTPException
+from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from tilesegment.errors import without_secrets
 from tilesegment.grid import Window
+from tilesegment.raster.network import tried_again
 from tilesegment.raster.source import Scene
 
 _SAMPLE = 512
@@ -35,13 +39,33 @@ def _file_identity(path: str) -> str | None:
 
 def _url_identity(url: str) -> str | None:
     try:
-        with urlopen(Request(url, method="HEAD"), timeout=20) as answer:  # noqa: S310 - the scene's own URL
-            headers = answer.headers
-    except (URLError, OSError, ValueError):
+        headers = tried_again(url, lambda: _headers(url), lambda: None, _PassingError)
+    except (_PassingError, OSError, ValueError):
         return None
     mark = headers.get("ETag") or headers.get("Last-Modified")
     # Without what signs it: a new signature is no other file.
     return None if mark is None else f"{without_secrets(url)} {headers.get('Content-Length')} {mark}"
+
+
+class _PassingError(Exception):
+    """A server's trouble that may be over soon."""
+
+
+def _headers(url: str) -> Message:
+    try:
+        with urlopen(Request(url, method="HEAD"), timeout=20) as answer:  # noqa: S310 - the scene's own URL
+            found: Message = answer.headers
+            return found
+    except HTTPError as error:
+        if error.code == HTTPStatus.TOO_MANY_REQUESTS or error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise _PassingError(str(error)) from error
+        raise
+    except URLError as error:
+        if isinstance(error.reason, ConnectionError | TimeoutError):
+            raise _PassingError(str(error)) from error
+        raise
+    except (ConnectionError, HTTPException, TimeoutError) as error:
+        raise _PassingError(str(error)) from error
 
 
 def _pixel_checksum(scene: Scene) -> str:

@@ -16,8 +16,9 @@ from typing import Any
 from tilesegment.atomic import write_text
 from tilesegment.errors import InputError, SettingsError
 from tilesegment.grid import Grid
+from tilesegment.raster.environment import gdal_environment
 from tilesegment.raster.sink import Band, check_options, write_band
-from tilesegment.raster.source import Scene, gdal_environment
+from tilesegment.raster.source import Scene
 from tilesegment.report.overlay import View, write_overlay
 from tilesegment.run.block.file import BlockInfo
 from tilesegment.run.block.job import BlockTask, Job

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from tilesegment.errors import without_secrets
-from tilesegment.raster.source import gdal_environment
+from tilesegment.raster.environment import gdal_environment
 from tilesegment.run.block.file import BlockInfo
 from tilesegment.run.record import now, plain_settings, software, stage_seconds, versions
 from tilesegment.run.scene.outputs import Outputs
