@@ -707,10 +707,10 @@ class TestModels:
         return layouts.rooftops(tmp_path / "set", 12, 96, nested=False)
 
     def test_splits_are_those_that_training_and_check_see(self, root: Path) -> None:
-        from tilesegment import api
+        from tilesegment.api import models
 
         changes = ["gsd=null"]
-        seen = api._reader_for("roofs", root, "rooftop-tiles", changes)
+        seen = models._reader_for("roofs", root, "rooftop-tiles", changes)
         for split in ("val", "test"):
             expected = open_reader("rooftop-tiles", root, {"gsd": None}, (512, 512), 0).names(split)
             assert list(seen.names(split)) == list(expected)

@@ -661,7 +661,7 @@ class TestSignals:
             # Background jobs of a shell ignore it.
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             f"vectorize.vectorize_raster = lambda *a: os.kill(os.getpid(), {int(number)})\n"
-            "from tilesegment import api\napi.vectorize_raster = vectorize.vectorize_raster\n"
+            "from tilesegment.api import scenes\nscenes.vectorize_raster = vectorize.vectorize_raster\n"
             f"main.main(['vectorize', 'm.tif', '-o', '{tmp_path}/r.gpkg'])"
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)

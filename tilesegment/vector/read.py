@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
@@ -20,6 +20,9 @@ from tilesegment.polygons import Polygons
 from tilesegment.settings import nearest
 from tilesegment.tiling.memory import give_back_memory
 from tilesegment.vector.write import DRIVERS
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
 
 # Columns that mean something here.
 _COLUMNS = ("class", "confidence", "id")
@@ -94,6 +97,19 @@ def read_layer(path: str, layer: str | None = None) -> PolygonLayer:
         confidence,
         np.concatenate(parts["id"]) if parts["id"] else np.arange(1, len(polygons) + 1),
     )
+
+
+def read_polygons(path: Path) -> GeoDataFrame:
+    """A layer of ours with all its columns. Raises InputError where it cannot be read."""
+    import geopandas
+
+    try:
+        with only_read():
+            if DRIVERS[path.suffix.lower()] == "Parquet":
+                return geopandas.read_parquet(path)
+            return geopandas.read_file(path)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
 
 
 def check_opens(path: str) -> None:

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tilesegment.errors import (
     BusyError,
     ExistsError,
+    InputError,
     OutputError,
     SettingsError,
     TilesegmentError,
@@ -32,8 +33,11 @@ from tilesegment.run.scene.pipeline import run_predict
 from tilesegment.run.scene.prepare import check_settings, prepare
 from tilesegment.run.scene.summary import made_by
 from tilesegment.settings import PredictSettings
-from tilesegment.vector.read import check_opens
+from tilesegment.vector.read import check_opens, read_polygons
 from tilesegment.vector.write import is_vector
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
 
 # Is told how many scenes are done, of how many, and what is under way.
 Progress = Callable[[int, int, str], None]
@@ -57,6 +61,12 @@ class SceneResult:
     outputs: Outputs
     record: dict[str, Any] | None = None
     reason: str = ""
+
+    def polygons(self) -> GeoDataFrame:
+        """Those that were written, or were there already. Raises InputError where there are none."""
+        if self.outputs.vector is None or self.outcome is Outcome.FAILED:
+            raise InputError(f"{self.source}: has no polygons{self.reason and f' ({self.reason})'}")
+        return read_polygons(self.outputs.vector)
 
     def plain(self) -> dict[str, Any]:
         """In values that JSON can hold."""
