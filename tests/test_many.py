@@ -31,7 +31,7 @@ from tilesegment.run.scene.ledger import open_ledger
 from tilesegment.run.scene.outputs import Outputs
 from tilesegment.run.scene.pipeline import run_predict
 from tilesegment.settings import FORMATS, PredictSettings
-from tilesegment.vector.write import is_vector
+from tilesegment.vector.files import is_vector
 
 
 @pytest.fixture

@@ -12,10 +12,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
 import pyogrio
 import pytest
 import rasterio
+import shapely
 from affine import Affine
 from PIL import Image
 
@@ -423,3 +425,86 @@ def test_flatgeobuf_says_where_it_comes_from(mask: Path, tmp_path: Path) -> None
     marks = pyogrio.read_info(tmp_path / "r.fgb")["layer_metadata"]
     assert marks["software"].startswith("tilesegment ")
     assert marks["input"] == str(mask)
+
+
+class TestGeoParquet:
+    """Version 1.1, sorted by place."""
+
+    def squares(self, count: int, seed: int = 0) -> tuple[Any, np.ndarray]:
+        import pyarrow as pa
+
+        from tilesegment.vector.files import schema_of
+
+        corners = np.random.default_rng(seed).uniform(0, 1000, (count, 2))
+        shapes = shapely.box(corners[:, 0], corners[:, 1], corners[:, 0] + 1, corners[:, 1] + 2)
+        schema = schema_of({"id": pa.int64()}, "Parquet")
+        arrays = [pa.array(np.arange(count)), pa.array(shapely.to_wkb(shapes))]
+        return pa.RecordBatch.from_arrays(arrays, schema=schema), corners
+
+    def write(self, path: Path, batch: Any, part: int) -> None:
+        from tilesegment.vector.files import Target, write_tables
+
+        parts = [batch.slice(start, part) for start in range(0, batch.num_rows, part)]
+        write_tables(path, Target("a", "EPSG:32633"), batch.schema, iter(parts))
+
+    def test_its_metadata(self, tmp_path: Path) -> None:
+        import pyarrow.parquet as pq
+
+        batch, corners = self.squares(500)
+        self.write(tmp_path / "a.parquet", batch, 90)
+        geo = json.loads(pq.read_schema(tmp_path / "a.parquet").metadata[b"geo"])
+        column = geo["columns"]["geometry"]
+        assert (geo["version"], geo["primary_column"]) == ("1.1.0", "geometry")
+        assert column["covering"] == {
+            "bbox": {side: ["bbox", side] for side in ("xmin", "ymin", "xmax", "ymax")}
+        }
+        assert column["crs"]["id"] == {"authority": "EPSG", "code": 32633}
+        low, high = corners.min(axis=0), corners.max(axis=0)
+        assert column["bbox"] == pytest.approx([*low, high[0] + 1, high[1] + 2], rel=1e-12)
+        frame = geopandas.read_parquet(tmp_path / "a.parquet", bbox=(0, 0, 100, 100))
+        inside = (corners[:, 0] <= 100) & (corners[:, 1] <= 100)
+        assert sorted(frame["id"]) == np.flatnonzero(inside).tolist()
+
+    def test_rows_are_those_that_came_whatever_the_batches(self, tmp_path: Path, monkeypatch) -> None:
+        import pyarrow.parquet as pq
+
+        from tilesegment.vector import parquet
+
+        batch, corners = self.squares(1000)
+        for name, size in (("_GROUP", 70), ("_SPOOLED", 64), ("_KEPT", 2)):
+            monkeypatch.setattr(parquet, name, size)
+        found = []
+        for part in (1, 77, 1000):
+            self.write(tmp_path / f"{part}.parquet", batch, part)
+            found.append(pq.read_table(tmp_path / f"{part}.parquet"))
+        assert found[0].equals(found[1])
+        assert found[0].equals(found[2])
+        ids = found[0]["id"].to_numpy()
+        assert sorted(ids) == list(range(1000))
+        np.testing.assert_array_equal(
+            shapely.bounds(shapely.from_wkb(found[0]["geometry"].to_numpy()))[:, :2], corners[ids]
+        )
+        boxes = found[0]["bbox"].combine_chunks().flatten()
+        np.testing.assert_array_equal(boxes[0], corners[ids, 0])
+        np.testing.assert_array_equal(boxes[3], corners[ids, 1] + 2)
+        groups = pq.ParquetFile(tmp_path / "77.parquet").metadata
+        assert [groups.row_group(k).num_rows for k in range(groups.num_row_groups)] == [70] * 14 + [20]
+
+    def test_neighbours_on_the_curve_are_neighbours(self) -> None:
+        from tilesegment.vector.parquet import hilbert
+
+        side = 2**12
+        rows, cols = np.divmod(np.arange(64 * 64), 64)
+        centres = np.column_stack([cols + 0.5, rows + 0.5]) * (side // 64)
+        order = np.argsort(hilbert(centres, np.array([0.0, 0, side, side])))
+        steps = np.abs(np.diff(centres[order] // (side // 64), axis=0)).sum(axis=1)
+        assert steps.tolist() == [1] * (64 * 64 - 1)
+        # The first cell and those after it, by hand.
+        bounds = np.array([0.0, 0, 2, 2])
+        quarters = hilbert(np.array([[0.5, 0.5], [0.5, 1.5], [1.5, 1.5], [1.5, 0.5]]), bounds)
+        assert (quarters // (side * side // 4)).tolist() == [0, 1, 2, 3]
+
+    def test_points_of_one_place(self) -> None:
+        from tilesegment.vector.parquet import hilbert
+
+        assert hilbert(np.ones((3, 2)), np.ones(4)).tolist() == [0, 0, 0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, overload
@@ -90,8 +91,10 @@ def predict(
     20518.4
     """
     resolved = predict_settings(settings)
-    with TemporaryDirectory(prefix="tilesegment-") as folder:
-        beside = Path(folder)
+    with ExitStack() as stack:
+        beside = Path()
+        if output is None or is_value(source):
+            beside = Path(stack.enter_context(TemporaryDirectory(prefix="tilesegment-")))
         outputs = Outputs(
             beside / "polygons.parquet" if output is None else path_of("output", output),
             optional_path("mask", mask),

@@ -36,8 +36,8 @@ from tilesegment.raster.source import open_scene
 from tilesegment.run.vectorize import vectorize_raster
 from tilesegment.settings import Measure, VectorizeSettings, VectorSettings
 from tilesegment.tiling.blend import PROBABILITY_MAX
+from tilesegment.vector.files import is_vector
 from tilesegment.vector.read import Plane, PolygonLayer, read_layer
-from tilesegment.vector.write import is_vector
 
 # Two layers of polygons have no pixels of their own: these are compared, in metres.
 _PIXEL = 0.25

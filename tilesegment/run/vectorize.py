@@ -28,10 +28,11 @@ from tilesegment.run.scene.publish import whole_features
 from tilesegment.run.scene.regular import rules_of
 from tilesegment.settings import VectorizeSettings, VectorSettings
 from tilesegment.tiling.plan import Block, Plan
+from tilesegment.vector.files import DRIVERS, is_vector
 from tilesegment.vector.parallel import in_threads
 from tilesegment.vector.regularize import Rules
 from tilesegment.vector.trace import Traceable, trace_bands
-from tilesegment.vector.write import DRIVERS, Layer, check_layer, is_vector, write_layer
+from tilesegment.vector.write import Layer, check_layer, write_layer
 
 _CELL = 1024
 _BLOCK_PIXELS = 32_000_000

@@ -19,7 +19,7 @@ from tilesegment.grid import Grid
 from tilesegment.polygons import Polygons
 from tilesegment.settings import nearest
 from tilesegment.tiling.memory import give_back_memory
-from tilesegment.vector.write import DRIVERS
+from tilesegment.vector.files import DRIVERS
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -100,14 +100,15 @@ def read_layer(path: str, layer: str | None = None) -> PolygonLayer:
 
 
 def read_polygons(path: Path) -> GeoDataFrame:
-    """A layer of ours with all its columns. Raises InputError where it cannot be read."""
+    """A layer of ours with all its columns, in the order of its ids. Raises InputError where it cannot be
+    read."""
     import geopandas
 
+    is_parquet = DRIVERS[path.suffix.lower()] == "Parquet"
     try:
         with only_read():
-            if DRIVERS[path.suffix.lower()] == "Parquet":
-                return geopandas.read_parquet(path)
-            return geopandas.read_file(path)
+            found = geopandas.read_parquet(path) if is_parquet else geopandas.read_file(path)
+        return found.sort_values("id", kind="stable", ignore_index=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
 

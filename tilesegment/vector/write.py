@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 import re
 import tempfile
 import warnings
@@ -13,38 +12,24 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import IO, Any
-from xml.sax.saxutils import escape
 
 import numpy as np
 import shapely
 
-from tilesegment.atomic import write_text
-from tilesegment.errors import OutputError, SettingsError, TilesegmentError
+from tilesegment.errors import OutputError, SettingsError
 from tilesegment.grid import Grid
 from tilesegment.model.card import ModelClass
 from tilesegment.vector.attributes import attribute_columns
-from tilesegment.vector.project import crosses_180, projector, projjson, to_world, wkt
+from tilesegment.vector.files import CRS84, DRIVERS, Target, schema_of, write_tables
+from tilesegment.vector.project import crosses_180, projector, to_world
 from tilesegment.vector.rings import Geometries
 from tilesegment.vector.seams import Features
 from tilesegment.vector.style import add_style, layer_style
 
-DRIVERS = {
-    ".gpkg": "GPKG",
-    ".parquet": "Parquet",
-    ".geoparquet": "Parquet",
-    ".fgb": "FlatGeobuf",
-    ".geojson": "GeoJSON",
-    ".json": "GeoJSON",
-    ".geojsonl": "GeoJSONSeq",
-    ".shp": "ESRI Shapefile",
-}
-_CRS84 = "OGC:CRS84"
 # Tables of SQLite, of the format, and of QGIS.
 _RESERVED = re.compile(r"gpkg|sqlite_|rtree_|(layer_styles|ogr_empty_table)$", re.IGNORECASE)
 # Layer creation options that two layers cannot have both.
 _OF_ONE = ("IDENTIFIER", "DESCRIPTION")
-# Shapefiles cut names after ten characters.
-_SHORT_NAMES = {"perimeter_m": "perim_m", "regularized": "regular", "deviation_m": "deviat_m"}
 
 
 @dataclass(frozen=True)
@@ -69,11 +54,6 @@ class Layer:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def is_vector(path: str | Path) -> bool:
-    """Whether the extension is that of a vector format."""
-    return Path(path).suffix.lower() in DRIVERS
-
-
 def write_layer(path: Path, layer: Layer, batches: Iterator[Features]) -> int:
     """Write all features to `path`, which must not exist; the number written.
 
@@ -85,19 +65,16 @@ def write_layer(path: Path, layer: Layer, batches: Iterator[Features]) -> int:
     try:
         with _Raw.beside(path) if layer.raw else nullcontext() as raw:
             tables = counter.count(_record_batches(layer, target, driver, batches, raw))
-            if driver == "Parquet":
-                _write_parquet(path, layer, target, tables)
-            else:
-                _write_ogr(path, driver, layer, target, _schema(driver, layer), tables)
+            mixed = crosses_180(layer.grid, target)
+            main = Target(layer.name, target, layer.multi, mixed, layer.options, layer.metadata)
+            write_tables(path, main, _schema(driver, layer), tables)
             if raw is not None:
                 # What names a layer is for one alone.
                 options = tuple(pair for pair in layer.options if pair[0].upper() not in _OF_ONE)
-                before = replace(layer, name=f"{layer.name}_raw", options=options, metadata={})
-                _write_ogr(path, driver, before, target, raw.schema, raw.batches())
+                before = replace(main, name=f"{layer.name}_raw", options=options, metadata={})
+                write_tables(path, before, raw.schema, raw.batches())
             if driver == "GPKG":
                 add_style(path, layer.name, layer_style(layer.labels))
-            elif driver == "ESRI Shapefile":
-                write_text(path.with_name(path.name + ".xml"), _shapefile_metadata(layer.metadata))
     except (OSError, RuntimeError) as error:
         if counter.error is not None:
             raise counter.error from None
@@ -194,7 +171,7 @@ def _target_crs(layer: Layer, driver: str) -> str | None:
     if layer.grid.crs is None:
         return None
     if driver.startswith("GeoJSON"):
-        return _CRS84
+        return CRS84
     return layer.dst_crs or layer.grid.crs
 
 
@@ -274,79 +251,4 @@ def _schema(driver: str, layer: Layer) -> Any:
     }
     if layer.regularized:
         kinds |= {"regularized": pa.string(), "deviation_m": pa.float64()}
-    if driver == "ESRI Shapefile":
-        kinds = {_SHORT_NAMES.get(name, name): kind for name, kind in kinds.items()}
-    fields = [pa.field(name, kind) for name, kind in kinds.items()]
-    wkb = {"ARROW:extension:name": "geoarrow.wkb"} if driver != "Parquet" else None
-    return pa.schema([*fields, pa.field("geometry", pa.binary(), metadata=wkb)])
-
-
-def _write_ogr(path: Path, driver: str, layer: Layer, target: str | None, schema: Any, tables: Any) -> None:
-    import pyarrow as pa
-    from pyogrio.errors import DataSourceError, FeatureError, FieldError, GeometryError
-    from pyogrio.raw import write_arrow
-
-    # RFC 7946 means longitude and latitude, and cuts pixel coordinates away as if they were.
-    geojson = {} if target is None else {"RFC7946": "YES"}
-    geojson["DESCRIPTION"] = "; ".join(f"{name}: {text}" for name, text in layer.metadata.items())
-    options = {"GeoJSON": geojson, "GPKG": {"GEOMETRY_NAME": "geom"}}.get(driver, {})
-    options = {**options, **{key.upper(): value for key, value in layer.options}}
-    multi = layer.multi or crosses_180(layer.grid, target)
-    metadata = layer.metadata if driver in ("GPKG", "FlatGeobuf") else None
-    reader = pa.RecordBatchReader.from_batches(schema, tables)
-    try:
-        with warnings.catch_warnings():
-            # Pyogrio warns of layers without a CRS; the user has been told by us.
-            warnings.filterwarnings("ignore", message="'crs' was not provided")
-            write_arrow(
-                reader,
-                str(path),
-                layer=layer.name,
-                driver=driver,
-                geometry_name="geometry",
-                geometry_type="MultiPolygon" if multi else "Polygon",
-                crs=wkt(target),
-                layer_options=options,
-                layer_metadata=metadata if driver == "FlatGeobuf" else None,
-                dataset_metadata=metadata if driver == "GPKG" else None,
-            )
-    except (DataSourceError, FeatureError, FieldError, GeometryError) as error:
-        raise OutputError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
-
-
-def _write_parquet(path: Path, layer: Layer, target: str | None, tables: Any) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = _schema("Parquet", layer)
-    kinds = ["Polygon", "MultiPolygon"] if crosses_180(layer.grid, target) else ["Polygon"]
-    geo = {
-        "version": "1.0.0",
-        "primary_column": "geometry",
-        "columns": {
-            "geometry": {
-                "encoding": "WKB",
-                "geometry_types": ["MultiPolygon"] if layer.multi else kinds,
-                "orientation": "counterclockwise",
-                "crs": projjson(target),
-            }
-        },
-    }
-    metadata = {"geo": json.dumps(geo), **layer.metadata}
-    known = {key.lower(): value for key, value in layer.options}
-    try:
-        with pq.ParquetWriter(
-            str(path), schema.with_metadata(metadata), **{"compression": "zstd", **known}
-        ) as writer:
-            for table in tables:
-                writer.write_batch(table)
-    except (TypeError, ValueError, AttributeError, pa.ArrowException) as error:
-        if not layer.options or isinstance(error, TilesegmentError):
-            raise
-        raise SettingsError(f"--lco: {str(error).split(') ')[-1]} (Parquet)") from error
-
-
-def _shapefile_metadata(metadata: dict[str, str]) -> str:
-    """Provenance as the metadata (FGDC) that lies beside a Shapefile."""
-    text = escape("; ".join(f"{name}: {words}" for name, words in metadata.items()))
-    return f"<metadata><idinfo><descript><abstract>{text}</abstract></descript></idinfo></metadata>\n"
+    return schema_of(kinds, driver)

@@ -33,8 +33,8 @@ from tilesegment.run.scene.pipeline import run_predict
 from tilesegment.run.scene.prepare import check_settings, prepare
 from tilesegment.run.scene.summary import made_by
 from tilesegment.settings import PredictSettings
+from tilesegment.vector.files import is_vector
 from tilesegment.vector.read import check_opens, read_polygons
-from tilesegment.vector.write import is_vector
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from tilesegment.datasets.lists import decoded, lines_of, read_lines
 from tilesegment.errors import InputError, SettingsError, without_secrets
 from tilesegment.raster.sink import is_raster
-from tilesegment.vector.write import is_vector
+from tilesegment.vector.files import is_vector
 
 # What is taken for a scene in a folder; files of other kinds are named one by one, or by a pattern.
 RASTERS = (

@@ -13,7 +13,7 @@ from tilesegment.raster.sink import is_raster
 from tilesegment.run.files import belongings, check_name, settle
 from tilesegment.run.record import is_record
 from tilesegment.run.scene.ledger import Ledger, ledger_folder
-from tilesegment.vector.write import DRIVERS, is_vector
+from tilesegment.vector.files import DRIVERS, is_vector
 
 
 @dataclass(frozen=True)
