@@ -20,7 +20,7 @@ from tilesegment.cli import doctor as doctor_command
 from tilesegment.cli import models as models_command
 from tilesegment.cli.info import command as info_command
 from tilesegment.errors import InputError
-from tilesegment.raster import source as source_module
+from tilesegment.raster import environment
 from tilesegment.run import doctor
 
 
@@ -118,7 +118,7 @@ class TestDoctor:
         assert finding.advice == "unset PROJ_LIB"
 
     def test_the_expected_place_is_right(self) -> None:
-        assert source_module.projects_rightly() is None
+        assert environment.projects_rightly() is None
 
     def test_a_folder_that_is_not_there_is_not_made(self, tmp_path: Path) -> None:
         finding = doctor._place("output folder", lambda: tmp_path / "a" / "b")
@@ -212,10 +212,10 @@ class TestModels:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(shell: str) -> None:
-    environment = {**os.environ, "_TILESEGMENT_COMPLETE": f"{shell}_source"}
+    variables = {**os.environ, "_TILESEGMENT_COMPLETE": f"{shell}_source"}
     done = subprocess.run(
         [sys.executable, "-c", "from tilesegment.cli.main import main; main()"],
-        env=environment, capture_output=True, text=True, timeout=100,
+        env=variables, capture_output=True, text=True, timeout=100,
     )  # fmt: skip
     assert "_TILESEGMENT_COMPLETE" in done.stdout, done.stderr
     words = {"COMP_WORDS": "tilesegment pre", "COMP_CWORD": "pre" if shell == "fish" else "1"}

@@ -25,6 +25,7 @@ from tilesegment.raster.given import as_file, is_value
 from tilesegment.run.info import scene_info
 from tilesegment.run.many.folder import Folders, SceneResult, run_many
 from tilesegment.run.many.inputs import entries_of, sources_of
+from tilesegment.run.many.merge import run_merged, scene_folders
 from tilesegment.run.many.mosaic import discard_others, write_mosaic
 from tilesegment.run.scene.outputs import Outputs
 from tilesegment.run.scene.pipeline import run_predict
@@ -130,6 +131,7 @@ def predict_many(
     mask: Place | None = None,
     probability: Place | None = None,
     overlay: Place | None = None,
+    merge: bool = False,
     skip_existing: bool = False,
     progress: Callable[[int, int, str], None] = lambda done, total, words: None,
     **settings: Any,
@@ -139,9 +141,11 @@ def predict_many(
 
     sources: files, folders, patterns, `@` and a file that lists them, as on the command line. folder: of
     the outputs, each under its scene's name; format: their kind, such as gpkg, parquet, geojson or tif.
-    mask, probability, overlay: folders as well. skip_existing: do nothing where outputs are there; those
-    that the same settings made of the same scene are always kept. progress: is called with (scenes done,
-    scenes in all, what is under way). settings: as for `predict`.
+    mask, probability, overlay: folders as well. merge: `folder` is a file, of one layer with the polygons
+    of all, each building once, and a column `source`; it is written after the last scene. skip_existing:
+    do nothing where outputs are there; those that the same settings made of the same scene are always
+    kept. progress: is called with (scenes done, scenes in all, what is under way). settings: as for
+    `predict`.
 
     Raises `tilesegment.errors.TilesegmentError` where nothing can be begun.
 
@@ -162,9 +166,14 @@ def predict_many(
         optional_path("probability", probability),
         optional_path("overlay", overlay),
     )
-    found = run_many(
-        entries, folders, predict_settings(settings), skip_existing=skip_existing, progress=progress
-    )
+    given = predict_settings(settings)
+    if merge:
+        place = scene_folders(folders.main, *folders.others)
+        found = run_merged(
+            entries, folders.main, place, given, skip_existing=skip_existing, progress=progress
+        )
+    else:
+        found = run_many(entries, folders, given, skip_existing=skip_existing, progress=progress)
     return (dataclasses.replace(result, reason=as_parameters(result.reason)) for result in found)
 
 

@@ -6,6 +6,7 @@ import json
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from tilesegment.errors import SettingsError, TilesegmentError
 from tilesegment.settings import FORMATS, PredictSettings
 
 if TYPE_CHECKING:
-    from tilesegment.run.many.folder import Folders
+    from tilesegment.run.many.folder import Folders, SceneResult
     from tilesegment.run.many.inputs import Entry
     from tilesegment.run.scene.outputs import Outputs
 
@@ -58,6 +59,7 @@ _SOME_FAILED = 3
 @options.OVERWRITE
 @options.option("--resume/--no-resume", default=True, help="Go on with an interrupted run.")
 @options.option("--mosaic", is_flag=True, help="Inputs are sheets of one scene; OUTPUT is one file.")
+@options.option("--merge", is_flag=True, help="Polygons of all scenes as one layer; OUTPUT is one file.")
 @options.option("--skip-existing", is_flag=True, help="Skip scenes whose outputs are there already.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @options.PRINT_CONFIG
@@ -70,6 +72,7 @@ def command(
     probability: Path | None,
     overlay: Path | None,
     mosaic: bool,
+    merge: bool,
     skip_existing: bool,
     dry_run: bool,
     print_config: bool,
@@ -85,48 +88,89 @@ def command(
     Several scenes (files, folders, patterns such as 'scenes/**/*.tif', @LIST for a file of such lines, -
     for lines from the standard input) go to a folder, each to a file of its name; --mask, --probability and
     --overlay are folders too. One that fails does not stop the others; the exit code is then 3. With
-    --mosaic they are sheets of one scene, whose roofs are whole across their edges.
+    --mosaic they are sheets of one scene, whose roofs are whole across their edges; with --merge the
+    polygons of all scenes are one layer, with a column that says of which, and each building once.
 
     An interrupted run goes on where it stopped when the same command is given again.
     """
     logs.start(-1 if quiet else verbose, log_format)
     settings["connectivity"] = int(settings["connectivity"])
     if print_config:
-        settings |= {"format": format, "mosaic": mosaic, "skip_existing": skip_existing}
+        settings |= {"format": format, "mosaic": mosaic, "merge": merge, "skip_existing": skip_existing}
         click.echo(options.as_yaml(settings), nl=False)
         return
     from tilesegment.api import predict_settings
-    from tilesegment.run.many.folder import Folders
-    from tilesegment.run.many.inputs import entries_of, is_several, sources_of
+    from tilesegment.run.many.inputs import is_several
+
+    resolved = predict_settings(settings)
+    if mosaic and merge:
+        raise SettingsError("--mosaic makes one scene of sheets, --merge one layer: give one of them")
+    others = mask, probability, overlay
+    if mosaic or (not merge and not is_several(inputs, output)):
+        if skip_existing:
+            raise SettingsError("--skip-existing is for several scenes, whose outputs are in a folder")
+        _scene(inputs, Path(output), others, resolved, mosaic, dry_run, as_json)
+        return
+    ending = None if merge else f".{format}"
+    if _scenes(inputs, Path(output), ending, others, resolved, skip_existing, dry_run, as_json):
+        raise click.exceptions.Exit(_SOME_FAILED)
+
+
+def _scene(
+    inputs: tuple[str, ...],
+    output: Path,
+    others: tuple[Path | None, Path | None, Path | None],
+    settings: PredictSettings,
+    mosaic: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    from tilesegment.run.many.inputs import sources_of
     from tilesegment.run.many.mosaic import discard_others, write_mosaic
     from tilesegment.run.scene.outputs import Outputs
 
-    resolved = predict_settings(settings)
-    if mosaic or not is_several(inputs, output):
-        if skip_existing:
-            raise SettingsError("--skip-existing is for several scenes, whose outputs are in a folder")
-        outputs = Outputs(Path(output), mask, probability, overlay)
-        outputs.check()
-        with ExitStack() as stack:
-            source = inputs[0]
-            if mosaic:
-                place = outputs.main
-                if dry_run:
-                    place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / place.name
-                sheets = write_mosaic(sources_of(inputs, sys.stdin.buffer.read), place, resolved)
-                source = str(sheets)
-            _one(source, outputs, resolved, dry_run, as_json)
-            if mosaic:
-                discard_others(sheets)
+    outputs = Outputs(output, *others)
+    outputs.check()
+    if not mosaic:
+        _one(inputs[0], outputs, settings, dry_run, as_json)
         return
+    with ExitStack() as stack:
+        place = outputs.main
+        if dry_run:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / place.name
+        sheets = write_mosaic(sources_of(inputs, sys.stdin.buffer.read), place, settings)
+        _one(str(sheets), outputs, settings, dry_run, as_json)
+        discard_others(sheets)
+
+
+def _scenes(
+    inputs: tuple[str, ...],
+    output: Path,
+    ending: str | None,
+    others: tuple[Path | None, Path | None, Path | None],
+    settings: PredictSettings,
+    skip_existing: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> bool:
+    """Whether a scene failed. ending: of the files in the folder `output`; None for one layer."""
+    from tilesegment.run.many.folder import Folders, run_many
+    from tilesegment.run.many.inputs import entries_of
+    from tilesegment.run.many.merge import run_merged, scene_folders
+
     entries = entries_of(inputs, sys.stdin.buffer.read)
-    folders = Folders(Path(output), f".{format}", mask, probability, overlay)
+    folders = scene_folders(output, *others) if ending is None else Folders(output, ending, *others)
     if dry_run:
-        failed = _plans(entries, folders, resolved, as_json)
+        return _plans(entries, folders, settings, as_json)
+    bar = logs.ProgressBar("scenes")
+    if ending is not None:
+        results = run_many(entries, folders, settings, skip_existing=skip_existing, progress=bar)
     else:
-        failed = _many(entries, folders, resolved, skip_existing, as_json)
-    if failed:
-        raise click.exceptions.Exit(_SOME_FAILED)
+        told = _told_merged(as_json)
+        results = run_merged(
+            entries, output, folders, settings, skip_existing=skip_existing, progress=bar, merged=told
+        )
+    return _many(results, as_json)
 
 
 def _one(input: str, outputs: Outputs, settings: PredictSettings, dry_run: bool, as_json: bool) -> None:
@@ -144,15 +188,23 @@ def _one(input: str, outputs: Outputs, settings: PredictSettings, dry_run: bool,
     logs.inform(_summary(run.record))
 
 
-def _many(
-    entries: list[Entry], folders: Folders, settings: PredictSettings, skip_existing: bool, as_json: bool
-) -> bool:
-    """Whether a scene failed."""
-    from tilesegment.run.many.folder import run_many
+def _told_merged(as_json: bool) -> Callable[[dict[str, Any]], None]:
+    def told(record: dict[str, Any]) -> None:
+        counts = record["counts"]
+        if as_json:
+            click.echo(json.dumps({"merged": record}, default=str))
+        logs.inform(
+            f"{counts['polygons']} polygons of {counts['scenes']} scenes, {counts['doubles']} doubles "
+            f"removed: {', '.join(record['outputs'])}"
+        )
 
+    return told
+
+
+def _many(results: Iterator[SceneResult], as_json: bool) -> bool:
+    """Whether a scene failed."""
     failed, counts = [], Counter[str]()
-    bar = logs.ProgressBar("scenes")
-    for result in run_many(entries, folders, settings, skip_existing=skip_existing, progress=bar):
+    for result in results:
         counts[result.outcome] += 1
         if as_json:
             click.echo(json.dumps(result.plain(), default=str))

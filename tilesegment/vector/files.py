@@ -23,7 +23,6 @@ DRIVERS = {
     ".geojsonl": "GeoJSONSeq",
     ".shp": "ESRI Shapefile",
 }
-CRS84 = "OGC:CRS84"
 # Shapefiles cut names after ten characters.
 _SHORT_NAMES = {"perimeter_m": "perim_m", "regularized": "regular", "deviation_m": "deviat_m"}
 

@@ -13,14 +13,28 @@ from tilesegment.errors import SettingsError
 from tilesegment.grid import Grid
 from tilesegment.vector.rings import Geometries
 
+CRS84 = "OGC:CRS84"
+
 
 def to_world(geometry: Geometries, grid: Grid, target: str | None) -> Geometries:
     """Pixel coordinates of a grid to those of `target` (a CRS; None for the grid's own); outlines
     counter-clockwise."""
     world = shapely.transform(geometry, grid.to_world)
-    if target is not None and target != grid.crs:
-        world = _cut_at_180(shapely.transform(world, projector(grid.crs, target)), target)
-    return np.asarray(shapely.orient_polygons(world))
+    return np.asarray(shapely.orient_polygons(reprojected(world, grid.crs, target)))
+
+
+def layer_crs(own: str | None, wanted: str | None, driver: str) -> str | None:
+    """The CRS of a layer as WKT or authority code; GeoJSON is always longitude, latitude (RFC 7946)."""
+    if own is None:
+        return None
+    return CRS84 if driver.startswith("GeoJSON") else wanted or own
+
+
+def reprojected(world: Geometries, source: str | None, target: str | None) -> Geometries:
+    """Outlines from one CRS to another, None for the same; cut at 180 degrees where they cross it."""
+    if target is None or source == target:
+        return world
+    return _cut_at_180(shapely.transform(world, projector(source, target)), target)
 
 
 def _cut_at_180(world: Geometries, target: str) -> Geometries:

@@ -20,8 +20,8 @@ from tilesegment.errors import OutputError, SettingsError
 from tilesegment.grid import Grid
 from tilesegment.model.card import ModelClass
 from tilesegment.vector.attributes import attribute_columns
-from tilesegment.vector.files import CRS84, DRIVERS, Target, schema_of, write_tables
-from tilesegment.vector.project import crosses_180, projector, to_world
+from tilesegment.vector.files import DRIVERS, Target, schema_of, write_tables
+from tilesegment.vector.project import crosses_180, layer_crs, projector, to_world
 from tilesegment.vector.rings import Geometries
 from tilesegment.vector.seams import Features
 from tilesegment.vector.style import add_style, layer_style
@@ -60,7 +60,7 @@ def write_layer(path: Path, layer: Layer, batches: Iterator[Features]) -> int:
     Memory holds one batch at a time. Raises OutputError where the disk or the driver refuses.
     """
     driver = DRIVERS[path.suffix.lower()]
-    target = _target_crs(layer, driver)
+    target = layer_crs(layer.grid.crs, layer.dst_crs, driver)
     counter = _Counter()
     try:
         with _Raw.beside(path) if layer.raw else nullcontext() as raw:
@@ -102,7 +102,7 @@ def check_layer(path: Path, layer: Layer) -> None:
         )
     for name, value in layer.options:
         _check_silent(name, value)
-    target = _target_crs(layer, DRIVERS[path.suffix.lower()])
+    target = layer_crs(layer.grid.crs, layer.dst_crs, DRIVERS[path.suffix.lower()])
     if target is not None and target != layer.grid.crs:
         projector(layer.grid.crs, target)
     usual = re.fullmatch(r"\w[\w.-]*", layer.name) is not None
@@ -164,15 +164,6 @@ class _Counter:
         except BaseException as error:
             self.error = error
             raise
-
-
-def _target_crs(layer: Layer, driver: str) -> str | None:
-    """The CRS of the file as WKT or authority code; GeoJSON is always longitude, latitude (RFC 7946)."""
-    if layer.grid.crs is None:
-        return None
-    if driver.startswith("GeoJSON"):
-        return CRS84
-    return layer.dst_crs or layer.grid.crs
 
 
 def _record_batches(

@@ -87,6 +87,11 @@ class Folders:
     probability: Path | None = None
     overlay: Path | None = None
 
+    @property
+    def others(self) -> tuple[Path | None, Path | None, Path | None]:
+        """All but the main one."""
+        return self.mask, self.probability, self.overlay
+
     def outputs(self, entry: Entry) -> Outputs:
         """The files of one scene."""
 
@@ -257,7 +262,7 @@ def _why_skipped(
         return None
     if skip_existing:
         reason = "its outputs are there"
-    elif settings.resume and _is_up_to_date(entry, outputs, settings):
+    elif settings.resume and is_up_to_date(entry, outputs, settings):
         reason = "done before"
     else:
         return None
@@ -279,7 +284,7 @@ def _check_opens(path: Path) -> None:
         pass
 
 
-def _is_up_to_date(entry: Entry, outputs: Outputs, settings: PredictSettings) -> bool:
+def is_up_to_date(entry: Entry, outputs: Outputs, settings: PredictSettings) -> bool:
     """Whether the outputs are what a run would write now. Those that were changed since they were written
     are not, where they may be replaced."""
     try:

@@ -7,7 +7,10 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from tilesegment.errors import without_secrets
+from tilesegment.grid import Grid, Window
 from tilesegment.raster.environment import gdal_environment
 from tilesegment.run.block.file import BlockInfo
 from tilesegment.run.record import now, plain_settings, software, stage_seconds, versions
@@ -50,6 +53,9 @@ def described(source: str, prepared: Prepared) -> dict[str, Any]:
         "grid": {
             "height": plan.height,
             "width": plan.width,
+            "crs": prepared.grid.crs_name,
+            "region": [plan.region.height, plan.region.width],
+            "corners": _corners(prepared.grid, plan.region),
             "resampled": prepared.job.scene.shape is not None,
             "metres_per_pixel": None if metres is None else [round(m, 5) for m in metres],
         },
@@ -71,6 +77,14 @@ def described(source: str, prepared: Prepared) -> dict[str, Any]:
         "disk_bytes": area * ((1 if prepared.load.channels == 1 else 2) + prepared.load.contact),
         "warnings": list(prepared.warnings),
     }
+
+
+def _corners(grid: Grid, region: Window) -> list[list[float]]:
+    """Of the region, in coordinates of the CRS; clockwise from its first pixel."""
+    top, bottom, left, right = region.row, region.row_end, region.col, region.col_end
+    points = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], float)
+    found: list[list[float]] = grid.to_world(points).tolist()
+    return found
 
 
 def record_of(
