@@ -6,6 +6,7 @@ from tilesegment.api.models import (
     calibrate_temperature,
     evaluate_model,
     evaluate_scene,
+    export,
     quantize,
     train_model,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "calibrate_temperature",
     "evaluate_model",
     "evaluate_scene",
+    "export",
     "info",
     "open_scene",
     "plan",

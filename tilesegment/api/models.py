@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tilesegment.api.given import Place, optional_path, source_of
+from tilesegment.api.given import Place, optional_path, path_of, source_of
 from tilesegment.checked import checked
 from tilesegment.errors import SettingsError
 from tilesegment.run.calibrate import calibrate_model
@@ -75,6 +75,41 @@ def quantize(
     return story.quantize_model(
         str(model), scenes, optional_path("output", output), tiles, labels, overwrite
     )
+
+
+def export(
+    model: str,
+    output: Place,
+    *,
+    format: str | None = None,
+    tile: int | None = None,
+    scenes: Sequence[Place] = (),
+    stac: Place | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write a model for another program: a graph from normalised tiles (n, bands, rows, columns) to
+    probabilities of the classes, with the card inside; and compare it with the model.
+
+    model: as for `predict`; output: .onnx (with the keys of the QGIS plugin Deepness; `predict` takes it
+    as a model), .xml (OpenVINO), .pt (TorchScript) or .pt2 (torch.export), or any name with a format.
+    tile: pixels of a side, by default the model's own. scenes: whose tiles are compared, else noise.
+    stac: a file for an item with the MLM extension.
+
+    Raises ModelError where it cannot be converted or its probabilities differ by more than 0.001.
+
+    >>> import tilesegment
+    >>> tilesegment.export("roofs", "roofs.onnx")["largest_difference"]       # doctest: +SKIP
+    5.4e-07
+    """
+    from tilesegment.model.sharing import FORMATS
+    from tilesegment.run.export import export_model
+
+    if format is not None and format not in FORMATS:
+        raise SettingsError(f"--format {format!r}: use one of {', '.join(FORMATS)}")
+    return export_model(
+        str(model), path_of("output", output), format, tile, [source_of(scene) for scene in scenes],
+        optional_path("stac", stac), overwrite,
+    )  # fmt: skip
 
 
 def evaluate_scene(

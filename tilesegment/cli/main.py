@@ -23,6 +23,7 @@ _COMMANDS = {
     "check": "Verify a labelled data set before training.",
     "doctor": "Look whether this machine can do the work, and say what helps.",
     "evaluate": "Measure how good a prediction or a model is.",
+    "export": "Write a model for another program: ONNX, OpenVINO, TorchScript, pt2.",
     "info": "Show what a scene is, and what predicting it would take.",
     "models": "List the bundled models, or show a model's card.",
     "quantize": "Give a model a graph in int8, which CPUs compute two to three times as fast.",

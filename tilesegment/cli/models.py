@@ -11,6 +11,7 @@ import click
 from tilesegment.cli import logs, options
 
 if TYPE_CHECKING:
+    from tilesegment.model.card import Card
     from tilesegment.model.store import ModelFile
 
 
@@ -38,7 +39,11 @@ def command(names: tuple[str, ...], as_json: bool, log_format: str, quiet: bool,
 def _line(model: ModelFile) -> str:
     card = model.card
     scale = f"{card.gsd:g} m" if card.gsd is not None else "pictures"
-    return f"{model.name}: {card.architecture} / {card.encoder}, {scale}, {len(card.classes)} classes"
+    return f"{model.name}: {_network(card)}, {scale}, {len(card.classes)} classes"
+
+
+def _network(card: Card) -> str:
+    return " / ".join(filter(None, (card.architecture, card.encoder)))
 
 
 def _card_text(model: ModelFile) -> str:
@@ -48,7 +53,7 @@ def _card_text(model: ModelFile) -> str:
     low, high = card.value_range
     lines = [
         ("model", f"{model.name} ({model.path})"),
-        ("network", f"{card.architecture} / {card.encoder}, {model.bytes / 4e6:.1f} million weights"),
+        ("network", f"{_network(card)}, {model.bytes / 4e6:.1f} million weights"),
         ("classes", ", ".join(entry.name for entry in card.classes)),
         ("reads", f"{', '.join(card.bands)}; {card.dtype} of {low:g} to {high:g}"),
         ("scale", f"{card.gsd:g} m a pixel" if card.gsd is not None else f"pictures of {size} pixels"),

@@ -48,9 +48,9 @@ class Card:
     contact: the network has one more channel after the classes, the logit of lying between two buildings
     that touch or nearly do.
     tile: (rows, columns), overlap: pixels, threshold: least probability of a two-class model's class 1.
-    temperature: what logits are divided by, so that probabilities mean what they say.
-    activation_bytes: peak memory of a forward pass, a pixel. options: further arguments of the
-    architecture. data, credits, metrics: where it comes from.
+    probabilities: the network gives these, and no logits. temperature: what logits are divided by, so
+    that probabilities mean what they say. activation_bytes: peak memory of a forward pass, a pixel.
+    options: further arguments of the architecture. data, credits, metrics: where it comes from.
     """
 
     name: str
@@ -70,6 +70,7 @@ class Card:
     overlap: int = 64
     threshold: float = 0.5
     temperature: float = 1.0
+    probabilities: bool = False
     activation_bytes: int = DEFAULT_ACTIVATION_BYTES
     options: dict[str, Any] = field(default_factory=dict)
     license: str = ""

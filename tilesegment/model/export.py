@@ -31,6 +31,8 @@ def graph_file(model: ModelFile, kind: str, tile: tuple[int, int]) -> Path:
 
     Raises ModelError where the network cannot be converted.
     """
+    if model.graph is not None:
+        return Path(model.path)
     name = graph_name(model, kind, tile)
     shipped = BUNDLED_FOLDER / name
     if shipped.exists():

@@ -16,6 +16,7 @@ import numpy as np
 
 from tilesegment.errors import ModelError
 from tilesegment.model.card import Card, ModelClass, default_colours
+from tilesegment.model.preprocess import padded_tile
 from tilesegment.settings import nearest
 
 if TYPE_CHECKING:
@@ -32,11 +33,19 @@ _INT8 = ("openvino_int8.xml", "openvino_int8.bin")
 
 
 @dataclass(frozen=True)
+class GraphSize:
+    """What a network in an ONNX file takes: so many tiles at a time, of (rows, columns); None for any."""
+
+    batch: int | None
+    tile: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
 class ModelFile:
     """A model found on disk: its weights, what identifies them, and its card.
 
     name: as the user gave it; path: the safetensors file; bytes: of its weights as float32; quantized:
-    whether a graph in int8 lies in it too.
+    whether a graph in int8 lies in it too; graph: that it is an ONNX file, and what it takes.
     """
 
     name: str
@@ -45,6 +54,19 @@ class ModelFile:
     bytes: int
     card: Card
     quantized: bool = False
+    graph: GraphSize | None = None
+
+    def padded(self, tile: tuple[int, int]) -> tuple[int, int]:
+        """The size that the network is given for tiles of (rows, columns). Raises ModelError for tiles that
+        are larger than it takes."""
+        fixed = None if self.graph is None else self.graph.tile
+        if fixed is None:
+            return padded_tile(tile)
+        if tile[0] > fixed[0] or tile[1] > fixed[1]:
+            raise ModelError(
+                f"{self.name}: takes tiles of {fixed[0]} x {fixed[1]} pixels, not {tile[0]} x {tile[1]}"
+            )
+        return fixed
 
     @property
     def source(self) -> str:
@@ -73,9 +95,9 @@ def bundled_models() -> list[str]:
 
 
 def find_model(name: str) -> ModelFile:
-    """The model called `name`: a bundled name, a safetensors file, the folder of a training run (its best
-    weights), or one saved by segmentation-models-pytorch's `save_pretrained`. Reads no weights and does not
-    import torch.
+    """The model called `name`: a bundled name, a safetensors or ONNX file, the folder of a training run
+    (its best weights), or one saved by segmentation-models-pytorch's `save_pretrained`. Reads no weights
+    and does not import torch.
 
     Raises ModelError where there is none, or it is of another kind.
     """
@@ -160,6 +182,8 @@ def _read_all(model: ModelFile) -> dict[str, NDArray[Any]]:
     from safetensors.numpy import load_file
 
     path = model.path
+    if model.graph is not None:
+        raise ModelError(f"{path}: is an ONNX file; this takes the model it was made from (.safetensors)")
     if not Path(path).is_file():
         # A worker on another machine may have its packages elsewhere.
         path = str(BUNDLED_FOLDER / Path(path).name)
@@ -174,6 +198,10 @@ def _read_all(model: ModelFile) -> dict[str, NDArray[Any]]:
 
 
 def _find_file(name: str, path: Path) -> ModelFile:
+    if path.suffix == ".onnx":
+        from tilesegment.model.onnxfile import find_onnx
+
+        return find_onnx(name, path)
     if path.suffix in (".pt", ".pth", ".ckpt", ".bin"):
         raise ModelError(f"{path}: {path.suffix} files have no card; save the model as safetensors")
     header = _read_header(path)

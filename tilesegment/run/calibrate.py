@@ -26,7 +26,7 @@ def calibrate_model(
     model = find_model(name)
     target = model_target(model, output, overwrite)
     card = model.card
-    choice = choose_engine("auto", "auto", "auto", model.quantized)
+    choice = choose_engine("auto", "auto", "auto", model.quantized, model.graph is not None)
     with (
         gdal_environment(),
         open_scene(source, bands=len(card.bands), gsd=card.gsd, size=card.image_size) as scene,

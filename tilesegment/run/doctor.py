@@ -96,7 +96,7 @@ def _forward_pass() -> Finding:
     """Of the bundled model, on a tile of noise, as `predict` would do it."""
     try:
         model = find_model("roofs")
-        choice = choose_engine("auto", "auto", "auto", model.quantized)
+        choice = choose_engine("auto", "auto", "auto", model.quantized, model.graph is not None)
         tile, bands = model.card.tile, len(model.card.bands)
         setup = Setup(
             tile, "uint8", (0.0,) * bands, (255.0,) * bands, choice.device, precision=choice.precision

@@ -72,7 +72,9 @@ class ModelRunner:
 
     def __post_init__(self) -> None:
         card = self.model.card
-        self._choice = self.engine or choose_engine("auto", "auto", "auto", self.model.quantized)
+        self._choice = self.engine or choose_engine(
+            "auto", "auto", "auto", self.model.quantized, self.model.graph is not None
+        )
         bands = len(card.bands)
         self._low, self._high = (card.value_range[0],) * bands, (card.value_range[1],) * bands
         self._tracing = TraceSettings(card.threshold, card.foreground, trace=False)

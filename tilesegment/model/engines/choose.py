@@ -32,8 +32,10 @@ class EngineChoice:
         return f"{package} {importlib.metadata.version(package)}"
 
 
-def choose_engine(engine: str, device: str, precision: str, quantized: bool = False) -> EngineChoice:
-    """The engine for what was asked. quantized: the model has a graph in int8.
+def choose_engine(
+    engine: str, device: str, precision: str, quantized: bool = False, graph: bool = False
+) -> EngineChoice:
+    """The engine for what was asked. quantized: the model has a graph in int8; graph: it is an ONNX file.
 
     `auto` takes torch where there is a GPU or one is named, else OpenVINO; of the two, where nothing is
     said, the one that is installed (torch is an extra, and OpenVINO has no wheels for some platforms). On a
@@ -45,8 +47,12 @@ def choose_engine(engine: str, device: str, precision: str, quantized: bool = Fa
         raise SettingsError(f"--engine {engine!r}: use one of {', '.join(ENGINES)}")
     if precision not in PRECISIONS:
         raise SettingsError(f"--precision {precision!r}: use one of {', '.join(PRECISIONS)}")
-    if engine == "auto":
+    if engine == "auto" and graph:
+        engine = "openvino" if importlib.util.find_spec("openvino") is not None else "onnx"
+    elif engine == "auto":
         engine = _best_engine(device, precision)
+    if graph and engine == "torch":
+        raise SettingsError("--engine torch: an ONNX file is computed by openvino or onnx")
     if importlib.util.find_spec(_PACKAGES[engine]) is None:
         raise SettingsError(f"--engine {engine}: it is not installed; pip install 'tilesegment[{engine}]'")
     if engine == "torch":

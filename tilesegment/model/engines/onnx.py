@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tilesegment.model.engines import Pending, Setup
 from tilesegment.model.export import graph_file
-from tilesegment.model.preprocess import normalise, padded_tile
+from tilesegment.model.preprocess import normalise
 from tilesegment.model.store import ModelFile
 from tilesegment.tiling.blend import Blender, Strip, count_probability
 
@@ -24,13 +24,16 @@ class OnnxPredictor:
         self.depth = 2 * setup.lanes + 1
         self.name = f"onnxruntime {onnxruntime.__version__} cpu fp32"
         self._card, self._setup = model.card, setup
-        self._padded = padded_tile(setup.tile)
+        self._padded = model.padded(setup.tile)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(
             graph_file(model, "onnx", self._padded), options, providers=["CPUExecutionProvider"]
         )
+        self._input = self._session.get_inputs()[0].name
+        # A network of a fixed number of tiles is given empty ones beside the one that counts.
+        self._tiles = 1 if model.graph is None else model.graph.batch or 1
         self._lanes = ThreadPoolExecutor(setup.lanes)
 
     def submit(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> Pending:
@@ -47,12 +50,20 @@ class OnnxPredictor:
             height, width = mask.shape
             ready = normalise(tile, mask, self._setup.low, self._setup.high, self._card)
             ready = np.pad(ready, [(0, 0), (0, self._padded[0] - height), (0, self._padded[1] - width)])
-            logits = self._session.run(None, {"tiles": ready[None]})[0][:, :, :height, :width]
-            planes = [_probability(logits[:, :classes] / np.float32(self._card.temperature))]
+            batch = np.zeros((self._tiles, *ready.shape), np.float32)
+            batch[0] = ready
+            given = self._session.run(None, {self._input: batch})[0][:1]
+            logits = (given[:, None] if given.ndim == 3 else given)[:, :, :height, :width]
+            planes = [self._probability(logits[:, :classes])]
             if self._setup.contact:
                 planes.append(_probability(logits[:, classes:]))
             found.append(count_probability(np.concatenate(planes, axis=1)))
         return np.concatenate(found)
+
+    def _probability(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not self._card.probabilities:
+            return _probability(values / np.float32(self._card.temperature))
+        return np.clip(values[:, 1:] if values.shape[1] == 2 else values, 0, 1)
 
 
 def _probability(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -14,10 +14,8 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino import opset13 as op
 
-from tilesegment.model.card import Card
 from tilesegment.model.engines import Setup
 from tilesegment.model.export import graph_file
-from tilesegment.model.preprocess import padded_tile
 from tilesegment.model.store import ModelFile
 from tilesegment.tiling.blend import FINE_MAX, Blender, Strip
 
@@ -43,15 +41,16 @@ class OpenVinoPredictor:
     """A network on the CPU: `setup.lanes` streams of one thread each, fed asynchronously."""
 
     def __init__(self, model: ModelFile, setup: Setup) -> None:
-        self.batch = setup.batch or 1
+        fixed = None if model.graph is None else model.graph.batch
+        self.batch = fixed or setup.batch or 1
         self.depth = setup.lanes + _SPARE
         self._contact = setup.contact
         self.name = f"openvino {ov.__version__.split('-')[0]} cpu {setup.precision}"
         core = ov.Core()
         kind = "openvino-int8" if setup.precision == "int8" else "openvino"
-        network = core.read_model(graph_file(model, kind, padded_tile(setup.tile)))
+        network = core.read_model(graph_file(model, kind, model.padded(setup.tile)))
         self._dtype = np.dtype(setup.dtype if setup.dtype in _NATIVE else "float32")
-        graph = _with_ends(network, model.card, self.batch, self._dtype, setup)
+        graph = _with_ends(network, model, self.batch, self._dtype, setup)
         self._compiled = core.compile_model(
             graph,
             "CPU",
@@ -107,11 +106,12 @@ class _Request:
         self._owner.give_back(self._request)
 
 
-def _with_ends(network: Any, card: Card, batch: int, dtype: np.dtype[Any], setup: Setup) -> Any:
+def _with_ends(network: Any, model: ModelFile, batch: int, dtype: np.dtype[Any], setup: Setup) -> Any:
     """The network between raw tiles with their validity, and counted probabilities: the arithmetic of
     `preprocess.normalise` before it, and of `blend.count_probability` after it."""
+    card = model.card
     bands, tile = len(card.bands), setup.tile
-    padded = padded_tile(tile)
+    padded = model.padded(tile)
     rows, cols = padded[0] - tile[0], padded[1] - tile[1]
     network.reshape([batch, bands, *padded])
     values = op.parameter([batch, bands, *tile], dtype, name="values")
@@ -133,6 +133,8 @@ def _with_ends(network: Any, card: Card, batch: int, dtype: np.dtype[Any], setup
     for reader in list(old.output(0).get_target_inputs()):
         reader.replace_source_output(x.output(0))
     logits = network.get_results()[0].input_value(0)
+    if len(logits.get_partial_shape()) == 3:
+        logits = op.unsqueeze(logits, 1).output(0)
     if rows or cols:
         logits = op.slice(logits, [0, 0], list(tile), [1, 1], [2, 3]).output(0)
     everything, classes = logits, len(card.classes)
@@ -140,12 +142,16 @@ def _with_ends(network: Any, card: Card, batch: int, dtype: np.dtype[Any], setup
         logits = op.slice(everything, [0], [classes], [1], [1]).output(0)
     if card.temperature != 1:
         logits = op.divide(logits, np.float32(card.temperature)).output(0)
-    probability = _probability(logits, classes)
+    probability = _clipped(logits, classes) if card.probabilities else _probability(logits, classes)
     if setup.contact:
         contact = op.sigmoid(op.slice(everything, [classes], [classes + 1], [1], [1]))
         probability = op.concat([probability, contact], 1)
     counts = op.round(op.multiply(probability, np.float32(FINE_MAX)), "half_to_even")
     return ov.Model([op.convert(counts, "u16")], [values, valid], "tilesegment")
+
+
+def _clipped(values: Any, classes: int) -> Any:
+    return op.clamp(op.slice(values, [1], [2], [1], [1]) if classes == 2 else values, 0.0, 1.0)
 
 
 def _probability(logits: Any, classes: int) -> Any:

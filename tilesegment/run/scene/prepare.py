@@ -96,7 +96,8 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
         warnings = [*_scene_warnings(scene, settings, card), *(notes if trace else [])]
         budget = settings.max_memory or _default_budget(settings.workers or 1)
         quantized = all(found.quantized for found in models)
-        engine = choose_engine(settings.engine, settings.device, settings.precision, quantized)
+        graph = any(found.graph is not None for found in models)
+        engine = choose_engine(settings.engine, settings.device, settings.precision, quantized, graph)
         contact = trace and _splits(settings, models, scene.grid.crs is not None)
         load, lanes = _load(scene, models, plan, settings, budget, engine, contact)
         job = Job(
