@@ -13,6 +13,8 @@ import click
 from tilesegment.errors import without_secrets
 
 _state: dict[str, Any] = {"verbosity": 0, "json": False}
+# Seconds between two lines of progress.
+_PAUSE = 0.5
 _LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
 
 
@@ -71,15 +73,22 @@ def _watched() -> bool:
 
 class ProgressBar:
     """What is done, on stderr, only where somebody watches; call it with (done, total, and perhaps a few
-    words)."""
+    words). With -v and JSON a line for programs now and then."""
 
     def __init__(self, label: str) -> None:
         self._label = label
         self._shown = verbosity() >= 0 and not _state["json"] and _watched()
+        self._told = verbosity() > 0 and _state["json"]
+        self._last = -_PAUSE
         self._bar: Any = None
 
     def __call__(self, done: int, total: int, words: str = "") -> None:
         """Move the bar."""
+        now = time.monotonic()
+        if self._told and (done == total or now - self._last >= _PAUSE):
+            self._last = now
+            line = {"level": "progress", "what": self._label, "done": done, "total": total}
+            click.echo(json.dumps({**line, "message": words}), err=True)
         if not self._shown:
             return
         if self._bar is None:
