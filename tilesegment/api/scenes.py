@@ -22,6 +22,7 @@ from tilesegment.api.given import (
 from tilesegment.checked import checked
 from tilesegment.errors import SettingsError, as_parameters
 from tilesegment.raster.given import as_file, is_value
+from tilesegment.report.notebook import Record
 from tilesegment.run.info import scene_info
 from tilesegment.run.many.folder import Folders, SceneResult, run_many
 from tilesegment.run.many.inputs import entries_of, sources_of
@@ -45,13 +46,13 @@ if TYPE_CHECKING:
 def predict(
     source: Any, output: Place, *, transform: Any = ..., crs: str | None = ...,
     mask: Place | None = ..., probability: Place | None = ..., overlay: Place | None = ...,
-    progress: Callable[[int, int], None] = ..., **settings: Any,
+    pmtiles: Place | None = ..., progress: Callable[[int, int], None] = ..., **settings: Any,
 ) -> dict[str, Any]: ...  # fmt: skip
 @overload
 def predict(
     source: Any, output: None = None, *, transform: Any = ..., crs: str | None = ...,
     mask: Place | None = ..., probability: Place | None = ..., overlay: Place | None = ...,
-    progress: Callable[[int, int], None] = ..., **settings: Any,
+    pmtiles: Place | None = ..., progress: Callable[[int, int], None] = ..., **settings: Any,
 ) -> GeoDataFrame: ...  # fmt: skip
 def predict(
     source: Any,
@@ -62,6 +63,7 @@ def predict(
     mask: Place | None = None,
     probability: Place | None = None,
     overlay: Place | None = None,
+    pmtiles: Place | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     **settings: Any,
 ) -> dict[str, Any] | GeoDataFrame:
@@ -74,10 +76,11 @@ def predict(
     or without them for a picture.
 
     output: .gpkg .parquet .fgb .geojson .geojsonl .shp for polygons, .tif .png for the mask; mask,
-    probability (.tif .png), overlay (.png) come from the same run. progress: is called with (tiles done,
-    tiles in all). settings: the options of `tilesegment predict` under their names, such as `model`,
-    `gsd`, `min_area`, `regularize`, `workers`. With `workers`, call it under `if __name__ ==
-    "__main__":`, since worker processes import the calling script.
+    probability (.tif .png), overlay (.png) come from the same run, and so do vector tiles with a page
+    that shows them (pmtiles, .pmtiles). progress: is called with (tiles done, tiles in all). settings:
+    the options of `tilesegment predict` under their names, such as `model`, `gsd`, `min_area`,
+    `regularize`, `workers`. With `workers`, call it under `if __name__ == "__main__":`, since worker
+    processes import the calling script.
 
     Nothing is left under the outputs' names unless all went well; an interrupted call that writes a file's
     pixels to a file goes on where it stopped when it is repeated. Raises
@@ -101,6 +104,7 @@ def predict(
             optional_path("mask", mask),
             optional_path("probability", probability),
             optional_path("overlay", overlay),
+            optional_path("pmtiles", pmtiles),
         )
         if is_value(source):
             outputs.check()
@@ -113,7 +117,7 @@ def predict(
             path = str(write_mosaic(sheets, outputs.main, resolved))
         else:
             path = source_of(source)
-        record = run_predict(path, outputs, resolved, progress=progress).record
+        record = Record(run_predict(path, outputs, resolved, progress=progress).record)
         if isinstance(source, list | tuple):
             discard_others(Path(path))
         if output is not None:

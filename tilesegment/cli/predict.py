@@ -48,6 +48,7 @@ _SOME_FAILED = 3
 @click.option("--mask", type=_PATH, help="Also write the class mask (.tif, .png).")
 @click.option("--probability", type=_PATH, help="Also write the probability of the class (.tif, .png).")
 @click.option("--overlay", type=_PATH, help="Also write a picture of the result (.png).")
+@click.option("--pmtiles", type=_PATH, help="Also write vector tiles, and a page that shows them.")
 @options.SCENE
 @options.VECTOR
 @options.RUNNING
@@ -71,6 +72,7 @@ def command(
     mask: Path | None,
     probability: Path | None,
     overlay: Path | None,
+    pmtiles: Path | None,
     mosaic: bool,
     merge: bool,
     skip_existing: bool,
@@ -101,6 +103,7 @@ def command(
         return
     from tilesegment.api import predict_settings
     from tilesegment.run.many.inputs import is_several
+    from tilesegment.run.scene.outputs import Outputs
 
     resolved = predict_settings(settings)
     if mosaic and merge:
@@ -109,8 +112,10 @@ def command(
     if mosaic or (not merge and not is_several(inputs, output)):
         if skip_existing:
             raise SettingsError("--skip-existing is for several scenes, whose outputs are in a folder")
-        _scene(inputs, Path(output), others, resolved, mosaic, dry_run, as_json)
+        _scene(inputs, Outputs(Path(output), *others, pmtiles), resolved, mosaic, dry_run, as_json)
         return
+    if pmtiles is not None:
+        raise SettingsError("--pmtiles is for one scene, or for sheets with --mosaic")
     ending = None if merge else f".{format}"
     if _scenes(inputs, Path(output), ending, others, resolved, skip_existing, dry_run, as_json):
         raise click.exceptions.Exit(_SOME_FAILED)
@@ -118,8 +123,7 @@ def command(
 
 def _scene(
     inputs: tuple[str, ...],
-    output: Path,
-    others: tuple[Path | None, Path | None, Path | None],
+    outputs: Outputs,
     settings: PredictSettings,
     mosaic: bool,
     dry_run: bool,
@@ -127,9 +131,7 @@ def _scene(
 ) -> None:
     from tilesegment.run.many.inputs import sources_of
     from tilesegment.run.many.mosaic import discard_others, write_mosaic
-    from tilesegment.run.scene.outputs import Outputs
 
-    outputs = Outputs(output, *others)
     outputs.check()
     if not mosaic:
         _one(inputs[0], outputs, settings, dry_run, as_json)

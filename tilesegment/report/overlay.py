@@ -16,6 +16,7 @@ from tilesegment.atomic import write_text
 from tilesegment.errors import OutputError
 from tilesegment.grid import Grid, Window
 from tilesegment.model.card import ModelClass
+from tilesegment.raster.display import displayed
 from tilesegment.raster.source import Scene
 from tilesegment.raster.values import ValueRange
 from tilesegment.tiling.blend import NODATA
@@ -52,7 +53,7 @@ def write_overlay(
     scene, region = view.scene, view.region
     scale = max(1.0, max(view.shape) / _LONGEST)
     height, width = (max(1, round(side / scale)) for side in view.shape)
-    image, valid = _picture(scene, view.values, region, height, width)
+    image, valid = displayed(scene, view.values, region, height, width)
     classes = _sampled_classes(read_classes, region, height, width)
     shown = []
     for value, entry in labels.items():
@@ -105,18 +106,6 @@ def _write_place(path: Path, grid: Grid) -> None:
     if grid.crs is not None:
         text = f"<PAMDataset><SRS>{escape(grid.crs)}</SRS></PAMDataset>\n"
         write_text(path.with_name(path.name + ".aux.xml"), text)
-
-
-def _picture(
-    scene: Scene, values: ValueRange, region: Window, height: int, width: int
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The scene's first three bands as display values 0..255, (rows, columns, 3), and validity."""
-    pixels = scene.sample(region, height, width)
-    low = np.asarray(values.low, np.float32)[:, None, None]
-    high = np.asarray(values.high, np.float32)[:, None, None]
-    shown = np.clip((pixels.values.astype(np.float32) - low) / (high - low), 0, 1) * 255
-    shown = shown[:3] if len(shown) >= 3 else np.repeat(shown[:1], 3, axis=0)
-    return np.ascontiguousarray(shown.transpose(1, 2, 0)), pixels.valid
 
 
 def _sampled_classes(

@@ -25,6 +25,8 @@ _AFTER = {
 _INSTEAD = {
     ".tif": (".tfw", ".tifw"),
     ".png": (".pgw", ".pngw", ".wld"),
+    # The page that shows them, and its picture.
+    ".pmtiles": (".html", ".jpg"),
     ".shp": (
         *(".shx", ".dbf", ".prj", ".cpg", ".qpj", ".qix", ".sbn", ".sbx", ".idm", ".ind", ".fbn", ".fbx"),
         *(".ain", ".aih", ".atx", ".ixs", ".mxs", ".cst"),

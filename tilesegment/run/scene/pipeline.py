@@ -16,13 +16,14 @@ from typing import Any
 from tilesegment.atomic import write_text
 from tilesegment.errors import InputError, SettingsError
 from tilesegment.grid import Grid
+from tilesegment.interop.web import Page, check_tiles, write_page, write_tiles
 from tilesegment.raster.environment import gdal_environment
 from tilesegment.raster.sink import Band, check_options, write_band
 from tilesegment.raster.source import Scene
 from tilesegment.report.overlay import View, write_overlay
 from tilesegment.run.block.file import BlockInfo
 from tilesegment.run.block.job import BlockTask, Job
-from tilesegment.run.files import discard, publish, writing
+from tilesegment.run.files import discard, publish, temporary_for, writing
 from tilesegment.run.record import (
     plain_settings,
     provenance,
@@ -124,6 +125,8 @@ def _check_options(prepared: Prepared, outputs: Outputs, settings: PredictSettin
         raise SettingsError("--co and --cog are for GeoTIFFs, and a mask is to be a PNG")
     if rasters:
         check_options(settings.co, settings.cog)
+    if outputs.tiles is not None:
+        check_tiles(outputs.tiles, prepared.grid)
     if outputs.vector is not None:
         _rules(prepared, None)
         check_layer(outputs.vector, _layer(prepared, settings, outputs.vector, {}))
@@ -284,7 +287,26 @@ def _write_all(
         written = beside.submit(rasters)
         counts = {} if outputs.vector is None else {"polygons": polygons(outputs.vector)}
         written.result()
+    if outputs.tiles is not None:
+        _write_web(prepared, outputs, settings, marks)
     return counts
+
+
+def _write_web(
+    prepared: Prepared, outputs: Outputs, settings: PredictSettings, marks: dict[str, str]
+) -> None:
+    """Vector tiles of the polygons that were just written, and the page that shows them."""
+    tiles = outputs.tiles
+    if tiles is None:
+        return
+    job = prepared.job
+    with writing(tiles) as temporary, gdal_environment(settings.gdal), Scene(job.scene) as scene:
+        write_tiles(temporary, temporary_for(outputs.main), settings.vector.layer or outputs.main.stem)
+        page = Page(
+            scene, prepared.range, job.plan.region, job.model.card.labels, outputs.main.stem,
+            f"{marks['model']}, {marks['software']}",
+        )  # fmt: skip
+        write_page(temporary.with_suffix(".html"), page, tiles.name)
 
 
 def _output_grid(prepared: Prepared, settings: PredictSettings) -> Grid:
