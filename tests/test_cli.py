@@ -256,7 +256,7 @@ class TestStopped:
             # Background jobs of a shell ignore it.
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "from tilesegment.run.scene import pipeline\n"
-            f"pipeline._write_outputs = lambda *a: os.kill(os.getpid(), {int(number)})\n"
+            f"pipeline.write_outputs = lambda *a: os.kill(os.getpid(), {int(number)})\n"
             f"main.main(['predict', '{tmp_path}/s.png', '-o', '{tmp_path}/r.tif', '-q'])"
         )
         picture = np.random.default_rng(1).integers(0, 255, (40, 50, 3)).astype(np.uint8)

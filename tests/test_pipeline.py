@@ -28,7 +28,6 @@ from tilesegment.errors import InputError, OutputError, SettingsError, Tilesegme
 from tilesegment.grid import Grid, Window
 from tilesegment.model.store import save_model
 from tilesegment.run.block import predict as block_module
-from tilesegment.run.scene import pipeline
 from tilesegment.run.scene.ledger import ledger_folder
 from tilesegment.run.scene.publish import on_output_grid
 from tilesegment.tiling import memory
@@ -282,7 +281,7 @@ class TestResume:
         changed = {"min_area": 0.3, "threshold": 0.6, "simplify": "2px", "connectivity": 8}
         tilesegment.predict(scene, expected, model=name, **changed)
         # All blocks are done, then writing the output fails.
-        monkeypatch.setattr("tilesegment.run.scene.pipeline.write_layer", fail)
+        monkeypatch.setattr("tilesegment.run.scene.writing.write_layer", fail)
         with pytest.raises(OSError, match="disk full"):
             tilesegment.predict(scene, out, model=name)
         monkeypatch.undo()
@@ -422,7 +421,7 @@ class TestRefusals:
 
         out, name = tmp_path / "r.gpkg", model()
         with monkeypatch.context() as cut:
-            cut.setattr("tilesegment.run.scene.pipeline.whole_features", stopped)
+            cut.setattr("tilesegment.run.scene.writing.whole_features", stopped)
             with pytest.raises(type(error)) as found:
                 tilesegment.predict(scene, out, model=name)
         assert found.value is error
@@ -695,7 +694,7 @@ def test_a_raster_that_cannot_be_written_is_not_passed_over(
     def broken(*_: Any) -> None:
         raise OutputError("no room for the mask")
 
-    monkeypatch.setattr(pipeline, "write_band", broken)
+    monkeypatch.setattr("tilesegment.run.scene.writing.write_band", broken)
     with pytest.raises(OutputError, match="no room for the mask"):
         tilesegment.predict(scene, tmp_path / "r.gpkg", model=model(), mask=tmp_path / "m.tif")
     assert not (tmp_path / "m.tif").exists()

@@ -46,13 +46,15 @@ if TYPE_CHECKING:
 def predict(
     source: Any, output: Place, *, transform: Any = ..., crs: str | None = ...,
     mask: Place | None = ..., probability: Place | None = ..., overlay: Place | None = ...,
-    pmtiles: Place | None = ..., progress: Callable[[int, int], None] = ..., **settings: Any,
+    pmtiles: Place | None = ..., report: Place | None = ...,
+    progress: Callable[[int, int], None] = ..., **settings: Any,
 ) -> dict[str, Any]: ...  # fmt: skip
 @overload
 def predict(
     source: Any, output: None = None, *, transform: Any = ..., crs: str | None = ...,
     mask: Place | None = ..., probability: Place | None = ..., overlay: Place | None = ...,
-    pmtiles: Place | None = ..., progress: Callable[[int, int], None] = ..., **settings: Any,
+    pmtiles: Place | None = ..., report: Place | None = ...,
+    progress: Callable[[int, int], None] = ..., **settings: Any,
 ) -> GeoDataFrame: ...  # fmt: skip
 def predict(
     source: Any,
@@ -64,6 +66,7 @@ def predict(
     probability: Place | None = None,
     overlay: Place | None = None,
     pmtiles: Place | None = None,
+    report: Place | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     **settings: Any,
 ) -> dict[str, Any] | GeoDataFrame:
@@ -77,10 +80,10 @@ def predict(
 
     output: .gpkg .parquet .fgb .geojson .geojsonl .shp for polygons, .tif .png for the mask; mask,
     probability (.tif .png), overlay (.png) come from the same run, and so do vector tiles with a page
-    that shows them (pmtiles, .pmtiles). progress: is called with (tiles done, tiles in all). settings:
-    the options of `tilesegment predict` under their names, such as `model`, `gsd`, `min_area`,
-    `regularize`, `workers`. With `workers`, call it under `if __name__ == "__main__":`, since worker
-    processes import the calling script.
+    that shows them (pmtiles, .pmtiles) and a page about the run (report, .html). progress: is called with
+    (tiles done, tiles in all). settings: the options of `tilesegment predict` under their names, such as
+    `model`, `gsd`, `min_area`, `regularize`, `workers`. With `workers`, call it under `if __name__ ==
+    "__main__":`, since worker processes import the calling script.
 
     Nothing is left under the outputs' names unless all went well; an interrupted call that writes a file's
     pixels to a file goes on where it stopped when it is repeated. Raises
@@ -105,6 +108,7 @@ def predict(
             optional_path("probability", probability),
             optional_path("overlay", overlay),
             optional_path("pmtiles", pmtiles),
+            optional_path("report", report),
         )
         if is_value(source):
             outputs.check()

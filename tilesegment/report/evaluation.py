@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import html
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from tilesegment.evaluate.summary import ObjectResult
 from tilesegment.grid import Window
 from tilesegment.model.card import ModelClass
 from tilesegment.raster.labels import UNKNOWN
+from tilesegment.report.html import page, picture
 from tilesegment.vector.style import add_style, layer_style
 
 HIT, MISSED, FALSE = "hit", "missed", "false"
@@ -201,9 +200,8 @@ def write_page(
     path: Path, figures: dict[str, Any], pictures: Sequence[tuple[str, Image.Image]], title: str
 ) -> None:
     """One self-contained HTML page. pictures: with their captions."""
-    parts = [f"<h1>{html.escape(title)}</h1>", f"<pre>{html.escape(text_table(figures))}</pre>"]
-    for caption, picture in pictures:
-        parts.append(f"<figure>{_image(picture)}<figcaption>{html.escape(caption)}</figcaption></figure>")
+    parts = [f"<pre>{html.escape(text_table(figures))}</pre>"]
+    parts += [picture(image, caption) for caption, image in pictures]
     for name, rows in (("pixels", figures["pixels"]), ("objects", figures.get("objects") or {})):
         if rows.get("thresholds"):
             curves = {
@@ -216,27 +214,11 @@ def write_page(
             parts.append(_chart(f"{name}: share of hits by confidence", {"hits": curve}, diagonal=True))
     parts.append(_confusion(figures))
     parts.append(f"<details><summary>all figures</summary><pre>{_all(figures)}</pre></details>")
-    style = (
-        "body{font:15px/1.5 sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"
-        "img{max-width:100%}figure{margin:1rem 0}figcaption{color:#555}pre{background:#f6f6f6;padding:1rem;"
-        "overflow:auto}table{border-collapse:collapse}td,th{padding:.2rem .6rem;text-align:right;"
-        "border-bottom:1px solid #ddd}svg{background:#fafafa;margin:1rem 1rem 0 0}"
-    )
-    page = (
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{style}</style></head><body>{''.join(parts)}</body></html>\n"
-    )
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page(title, parts), encoding="utf-8")
 
 
 def _all(figures: dict[str, Any]) -> str:
     return html.escape(json.dumps(figures, indent=1))
-
-
-def _image(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
 def _confusion(figures: dict[str, Any]) -> str:

@@ -28,6 +28,10 @@ _ROWS = 256
 _TEXT = 14
 
 
+# Classes of a window of the working grid.
+Classes = Callable[[Window], NDArray[np.uint8]]
+
+
 @dataclass(frozen=True)
 class View:
     """What an overlay shows: a region of a scene's working grid, with the range of its values. shape:
@@ -42,7 +46,7 @@ class View:
 def write_overlay(
     path: Path,
     view: View,
-    read_classes: Callable[[Window], NDArray[np.uint8]],
+    read_classes: Classes,
     labels: dict[int, ModelClass],
     metadata: Mapping[str, str],
 ) -> None:
@@ -50,8 +54,27 @@ def write_overlay(
     bright outline; invalid pixels white. With a georeference a world file and the CRS lie beside it;
     without one, and with several classes, their names are written below. metadata: provenance, written into
     the picture. Raises OutputError where the disk refuses."""
+    scene = view.scene
+    found = drawn(view, read_classes, labels, _LONGEST)
+    height, width = (max(1, round(side / _scale(view, _LONGEST))) for side in view.shape)
+    texts = PngInfo()
+    for name, text in metadata.items():
+        texts.add_itxt(name, text)
+    try:
+        Image.fromarray(found).save(path, format="PNG", pnginfo=texts)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    if scene.grid.has_georeference:
+        _write_place(path, scene.grid[view.region].resized(height, width))
+
+
+def drawn(
+    view: View, read_classes: Classes, labels: dict[int, ModelClass], longest: int
+) -> NDArray[np.uint8]:
+    """The picture (rows, columns, 3), of at most `longest` pixels a side, with its legend below where it
+    has one."""
     scene, region = view.scene, view.region
-    scale = max(1.0, max(view.shape) / _LONGEST)
+    scale = _scale(view, longest)
     height, width = (max(1, round(side / scale)) for side in view.shape)
     image, valid = displayed(scene, view.values, region, height, width)
     classes = _sampled_classes(read_classes, region, height, width)
@@ -68,15 +91,11 @@ def write_overlay(
     found = np.rint(image).astype(np.uint8)
     if len(shown) > 1 and not scene.grid.has_georeference:
         found = np.concatenate([found, _legend(shown, width)])
-    texts = PngInfo()
-    for name, text in metadata.items():
-        texts.add_itxt(name, text)
-    try:
-        Image.fromarray(found).save(path, format="PNG", pnginfo=texts)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
-    if scene.grid.has_georeference:
-        _write_place(path, scene.grid[region].resized(height, width))
+    return found
+
+
+def _scale(view: View, longest: int) -> float:
+    return max(1.0, max(view.shape) / longest)
 
 
 def _legend(entries: Sequence[ModelClass], width: int) -> NDArray[np.uint8]:

@@ -162,7 +162,7 @@ def _write(
             rules,
         )
         with writing(output) as temporary:
-            count = write_layer(temporary, layer, features)
+            count = write_layer(temporary, layer, features).rows
         publish(output)
     except BaseException:
         discard(output)

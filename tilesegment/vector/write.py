@@ -25,6 +25,7 @@ from tilesegment.vector.project import crosses_180, layer_crs, projector, to_wor
 from tilesegment.vector.rings import Geometries
 from tilesegment.vector.seams import Features
 from tilesegment.vector.style import add_style, layer_style
+from tilesegment.vector.tally import Tally
 
 # Tables of SQLite, of the format, and of QGIS.
 _RESERVED = re.compile(r"gpkg|sqlite_|rtree_|(layer_styles|ogr_empty_table)$", re.IGNORECASE)
@@ -54,8 +55,8 @@ class Layer:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def write_layer(path: Path, layer: Layer, batches: Iterator[Features]) -> int:
-    """Write all features to `path`, which must not exist; the number written.
+def write_layer(path: Path, layer: Layer, batches: Iterator[Features]) -> Tally:
+    """Write all features to `path`, which must not exist; what was written.
 
     Memory holds one batch at a time. Raises OutputError where the disk or the driver refuses.
     """
@@ -81,7 +82,7 @@ def write_layer(path: Path, layer: Layer, batches: Iterator[Features]) -> int:
         if isinstance(error, OutputError):
             raise
         raise OutputError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
-    return counter.rows
+    return counter.tally
 
 
 def check_layer(path: Path, layer: Layer) -> None:
@@ -151,13 +152,15 @@ class _Counter:
     """Counts the rows that pass, and keeps what stops them: a signal too would reach the driver as no more
     than an unreadable stream."""
 
-    rows = 0
     error: BaseException | None = None
+
+    def __init__(self) -> None:
+        self.tally = Tally()
 
     def count(self, tables: Iterator[Any]) -> Iterator[Any]:
         try:
             for table in tables:
-                self.rows += table.num_rows
+                self.tally.add(table)
                 yield table
         except GeneratorExit:
             raise

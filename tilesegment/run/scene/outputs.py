@@ -19,17 +19,18 @@ from tilesegment.vector.files import DRIVERS, is_vector
 @dataclass(frozen=True)
 class Outputs:
     """What a run writes. main: polygons or, with a raster extension, the mask. tiles: of polygons, for the
-    web."""
+    web; report: a page about the run."""
 
     main: Path
     mask: Path | None = None
     probability: Path | None = None
     overlay: Path | None = None
     tiles: Path | None = None
+    report: Path | None = None
 
     def __post_init__(self) -> None:
         # A link is written through, as everything else does.
-        for name in ("main", "mask", "probability", "overlay", "tiles"):
+        for name in ("main", "mask", "probability", "overlay", "tiles", "report"):
             path = getattr(self, name)
             if path is not None and path.is_symlink():
                 object.__setattr__(self, name, Path(os.path.realpath(path)))
@@ -53,7 +54,7 @@ class Outputs:
     @property
     def all(self) -> list[Path]:
         """All but the record."""
-        optional = [self.mask, self.probability, self.overlay, self.tiles]
+        optional = [self.mask, self.probability, self.overlay, self.tiles, self.report]
         return [self.main, *(path for path in optional if path is not None)]
 
     def check(self, *inputs: str | None) -> None:
@@ -67,6 +68,8 @@ class Outputs:
                 raise SettingsError(f"{path}: masks and probabilities are written as .tif or .png")
         if self.overlay is not None and self.overlay.suffix.lower() != ".png":
             raise SettingsError(f"--overlay {self.overlay}: overlays are written as .png")
+        if self.report is not None and self.report.suffix.lower() not in (".html", ".htm"):
+            raise SettingsError(f"--report {self.report}: reports are written as .html")
         if self.tiles is not None and self.vector is None:
             raise SettingsError("--pmtiles holds polygons: give -o a vector format too")
         resolved = [path.resolve() for path in self.all]

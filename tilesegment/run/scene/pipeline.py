@@ -10,20 +10,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from tilesegment.atomic import write_text
 from tilesegment.errors import InputError, SettingsError
-from tilesegment.grid import Grid
-from tilesegment.interop.web import Page, check_tiles, write_page, write_tiles
+from tilesegment.interop.web import check_tiles
 from tilesegment.raster.environment import gdal_environment
-from tilesegment.raster.sink import Band, check_options, write_band
-from tilesegment.raster.source import Scene
-from tilesegment.report.overlay import View, write_overlay
+from tilesegment.raster.sink import check_options
 from tilesegment.run.block.file import BlockInfo
 from tilesegment.run.block.job import BlockTask, Job
-from tilesegment.run.files import discard, publish, temporary_for, writing
 from tilesegment.run.record import (
     plain_settings,
     provenance,
@@ -33,20 +28,13 @@ from tilesegment.run.scene.ledger import Ledger, ledger_folder, open_ledger
 from tilesegment.run.scene.outputs import Outputs, refuse_existing, refuse_foreign
 from tilesegment.run.scene.prepare import Prepared, blank_warning, prepare
 from tilesegment.run.scene.publish import (
-    Mosaic,
-    on_output_grid,
-    output_window,
     retrace,
-    whole_features,
 )
-from tilesegment.run.scene.regular import rules_of
-from tilesegment.run.scene.saved import SavedPixels
-from tilesegment.run.scene.split import Splitting
 from tilesegment.run.scene.summary import record_of
+from tilesegment.run.scene.writing import Work, Written, layer_for, rules_for, write_outputs
 from tilesegment.settings import PredictSettings
 from tilesegment.vector.parallel import in_threads
-from tilesegment.vector.regularize import Rules
-from tilesegment.vector.write import Layer, check_layer, write_layer
+from tilesegment.vector.write import check_layer
 
 # Is told how many tiles are done, and of how many.
 Progress = Callable[[int, int], None]
@@ -108,11 +96,16 @@ def run_predict(
             raise InputError(f"{source}: no valid pixel (all nodata, transparent or NaN)")
         marks = provenance(source, prepared.job.models, plain_settings(settings))
         publishing = time.perf_counter()
-        counts = _write_outputs(prepared, ledger, outputs, settings, marks)
-        record = record_of(source, prepared, outputs, settings, infos, fresh, warnings)
-        record["counts"] |= counts
-        record["seconds"]["write"] = round(time.perf_counter() - publishing, 3)
-        record["seconds"]["wall"] = round(time.perf_counter() - begin, 3)
+
+        def told(written: Written) -> dict[str, Any]:
+            record = record_of(source, prepared, outputs, settings, infos, fresh, warnings)
+            record["counts"] |= written.counts
+            record |= written.told
+            record["seconds"]["write"] = round(time.perf_counter() - publishing, 3)
+            record["seconds"]["wall"] = round(time.perf_counter() - begin, 3)
+            return record
+
+        record = write_outputs(Work(prepared, ledger, outputs, settings, marks), told)
         write_text(outputs.record, json.dumps(record, indent=1, default=str) + "\n")
         ledger.remove()
     return Run(outputs, record)
@@ -128,39 +121,8 @@ def _check_options(prepared: Prepared, outputs: Outputs, settings: PredictSettin
     if outputs.tiles is not None:
         check_tiles(outputs.tiles, prepared.grid)
     if outputs.vector is not None:
-        _rules(prepared, None)
-        check_layer(outputs.vector, _layer(prepared, settings, outputs.vector, {}))
-
-
-def _rules(prepared: Prepared, read: SavedPixels | None) -> Rules | None:
-    tracing = prepared.job.tracing
-    return rules_of(prepared.measures, prepared.grid, len(tracing.values), read, tracing.least)
-
-
-def _splitting(
-    prepared: Prepared, settings: PredictSettings, saved: SavedPixels, rules: Rules | None
-) -> Splitting | None:
-    job, by_depth = prepared.job, settings.split == "depth"
-    if not (job.contact or by_depth):
-        return None
-    unit = 1.0 if prepared.grid.crs is not None else job.model.card.gsd or 1.0
-    return Splitting(saved, prepared.grid, prepared.measures, job.tracing.least, rules, by_depth, unit)
-
-
-def _layer(prepared: Prepared, settings: PredictSettings, path: Path, marks: dict[str, str]) -> Layer:
-    job = prepared.job
-    labels = job.model.card.labels
-    return Layer(
-        grid=prepared.grid,
-        labels={value: labels[value] for value in job.tracing.values},
-        name=settings.vector.layer or path.stem,
-        multi=settings.vector.connectivity == 8,
-        regularized=prepared.measures.regularize != "none",
-        raw=settings.vector.keep_raw,
-        dst_crs=settings.vector.dst_crs,
-        options=settings.lco,
-        metadata=marks,
-    )
+        rules_for(prepared, None)
+        check_layer(outputs.vector, layer_for(prepared, settings, outputs.vector, {}))
 
 
 def _predict_missing(
@@ -216,108 +178,6 @@ class _Tally:
         self.done += tiles
         self.seen = 0
         self.progress(self.done, self.total)
-
-
-def _write_outputs(
-    prepared: Prepared,
-    ledger: Ledger,
-    outputs: Outputs,
-    settings: PredictSettings,
-    marks: dict[str, str],
-) -> dict[str, int]:
-    """Write every output under a temporary name, then give all of them their names."""
-    try:
-        for path in outputs.all:
-            discard(path)
-        counts = _write_all(prepared, ledger, outputs, settings, marks)
-        ledger.begin_publishing()
-        publish(*outputs.all)
-    except BaseException:
-        for path in outputs.all:
-            discard(path)
-        raise
-    return counts
-
-
-def _write_all(
-    prepared: Prepared,
-    ledger: Ledger,
-    outputs: Outputs,
-    settings: PredictSettings,
-    marks: dict[str, str],
-) -> dict[str, int]:
-    """Write every output to its temporary name, polygons and rasters at the same time."""
-    job = prepared.job
-    mosaic = Mosaic(job.plan, job.tracing, ledger.path)
-    labels = job.model.card.labels
-
-    def polygons(path: Path) -> int:
-        saved = SavedPixels(job.plan, ledger.path)
-        rules = _rules(prepared, saved)
-        features = whole_features(
-            job.plan,
-            ledger.path,
-            prepared.grid,
-            prepared.measures,
-            job.tracing.tolerance is not None,
-            len(job.tracing.values) > 1,
-            rules,
-            _splitting(prepared, settings, saved, rules),
-        )
-        with writing(path) as temporary:
-            return write_layer(temporary, _layer(prepared, settings, path, marks), features)
-
-    def rasters() -> None:
-        grid = _output_grid(prepared, settings)
-        with gdal_environment(settings.gdal):
-            for path in outputs.masks:
-                band = Band(grid, labels, settings.cog, settings.co, marks)
-                with writing(path) as temporary:
-                    write_band(temporary, band, _reader(prepared, settings, mosaic.classes))
-            if outputs.probability is not None:
-                band = Band(grid, None, settings.cog, settings.co, marks)
-                with writing(outputs.probability) as temporary:
-                    write_band(temporary, band, _reader(prepared, settings, mosaic.probability))
-            if outputs.overlay is not None:
-                with Scene(job.scene) as scene, writing(outputs.overlay) as temporary:
-                    view = View(scene, prepared.range, job.plan.region, (grid.height, grid.width))
-                    write_overlay(temporary, view, mosaic.classes, labels, marks)
-
-    with ThreadPoolExecutor(1) as beside:
-        written = beside.submit(rasters)
-        counts = {} if outputs.vector is None else {"polygons": polygons(outputs.vector)}
-        written.result()
-    if outputs.tiles is not None:
-        _write_web(prepared, outputs, settings, marks)
-    return counts
-
-
-def _write_web(
-    prepared: Prepared, outputs: Outputs, settings: PredictSettings, marks: dict[str, str]
-) -> None:
-    """Vector tiles of the polygons that were just written, and the page that shows them."""
-    tiles = outputs.tiles
-    if tiles is None:
-        return
-    job = prepared.job
-    with writing(tiles) as temporary, gdal_environment(settings.gdal), Scene(job.scene) as scene:
-        write_tiles(temporary, temporary_for(outputs.main), settings.vector.layer or outputs.main.stem)
-        page = Page(
-            scene, prepared.range, job.plan.region, job.model.card.labels, outputs.main.stem,
-            f"{marks['model']}, {marks['software']}",
-        )  # fmt: skip
-        write_page(temporary.with_suffix(".html"), page, tiles.name)
-
-
-def _output_grid(prepared: Prepared, settings: PredictSettings) -> Grid:
-    grid = prepared.native if prepared.matched else prepared.grid
-    region = prepared.job.plan.region
-    return grid[output_window(prepared.grid, region, prepared.native, prepared.matched)]
-
-
-def _reader(prepared: Prepared, settings: PredictSettings, read: Any) -> Any:
-    region = prepared.job.plan.region
-    return on_output_grid(read, prepared.grid, region, prepared.native, prepared.matched)
 
 
 def _late_warnings(infos: list[BlockInfo], settings: PredictSettings, said: list[str]) -> list[str]:
