@@ -50,7 +50,7 @@ ONLY = {
     "openvino": {"model/export.py", "model/sharing.py", "model/quantize.py", "model/engines/openvino.py"},
     "nncf": {"model/quantize.py"},
     "segmentation_models_pytorch": {"model/build.py", "train/losses.py"},
-    "torchvision": {"model/build.py"},
+    "torchvision": {"model/build.py", "model/hub.py"},
 }
 
 

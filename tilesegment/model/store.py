@@ -96,12 +96,15 @@ def bundled_models() -> list[str]:
 
 def find_model(name: str) -> ModelFile:
     """The model called `name`: a bundled name, a safetensors or ONNX file, the folder of a training run
-    (its best weights), or one saved by segmentation-models-pytorch's `save_pretrained`. Reads no weights
-    and does not import torch.
+    (its best weights), one saved by segmentation-models-pytorch's `save_pretrained`, or a model to be
+    downloaded (see `model.hub`). Reads no weights and does not import torch, but to download those of
+    torchvision.
 
     Raises ModelError where there is none, or it is of another kind.
     """
-    path = Path(name)
+    from tilesegment.model.hub import downloaded, is_elsewhere
+
+    path = downloaded(name) if is_elsewhere(name) else Path(name)
     if (path / RUN_BEST).is_file():
         return _find_file(name, path / RUN_BEST)
     if path.is_dir():
