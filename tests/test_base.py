@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -110,21 +111,46 @@ def test_what_needs_more_says_so_in_one_line(picture: Path, tmp_path: Path, argu
     assert not (tmp_path / "r.tif").exists()
 
 
+def steps(kind: str) -> list[str]:
+    """What follows an instruction of the Dockerfile, wherever it stands."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    return [line.removeprefix(f"{kind} ") for line in lines if line.startswith(f"{kind} ")]
+
+
+def test_the_image_is_nobodys_root_and_looks_after_itself() -> None:
+    assert steps("USER") == ["tilesegment"]
+    assert steps("ENTRYPOINT") == ['["tilesegment"]']
+    (health,) = steps("HEALTHCHECK")
+    assert json.loads(health.partition("CMD ")[2]) == ["tilesegment", "doctor", "-q"]
+    # Nothing comes from a host that is not the default one.
+    assert "://" not in (ROOT / "Dockerfile").read_text()
+
+
 def test_the_base_alone_installs_and_predicts(picture: Path, tmp_path: Path) -> None:
-    """In an environment of its own, from the registry, as a user would."""
+    """In an environment of its own, from the registry, by the steps of the Dockerfile."""
     home = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, timeout=120)
     binaries = home / ("Scripts" if os.name == "nt" else "bin")
     # Beside the project, whose folders a build would write to.
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        (source / name).write_bytes((ROOT / name).read_bytes())
-    for name in ("tilesegment", "configs"):
-        (source / name).symlink_to(ROOT / name)
-    command = [str(binaries / "python"), "-m", "pip", "install", "--quiet", str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    for words in steps("COPY"):
+        *names_, _ = words.split()
+        for name in names_:
+            if (ROOT / name).is_dir():
+                (source / name).symlink_to(ROOT / name)
+            else:
+                (source / name).write_bytes((ROOT / name).read_bytes())
+    (install,) = (line for line in steps("RUN") if line.startswith("pip install"))
+    variables = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}", "EXTRAS": ""}
+    done = subprocess.run(
+        ["sh", "-c", install], cwd=source, env=variables, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr
+    (health,) = steps("HEALTHCHECK")
+    command = json.loads(health.partition("CMD ")[2])
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
     listed = subprocess.run(
         [str(binaries / "python"), "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True
     ).stdout

@@ -15,6 +15,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import shapely
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.windows import Window as RasterWindow
 
@@ -688,3 +689,64 @@ class TestMosaic:
         assert not (tmp_path / "r.sheets.vrt").exists()
         done = run(sheets / "*.tif", "--mosaic", "-o", tmp_path / "r.gpkg", "--skip-existing")
         assert done.returncode == 2
+
+
+class TestIndexes:
+    """Sheets that an index names are one scene: GDAL's tile index, and a file of STAC items."""
+
+    @pytest.fixture
+    def sheets(self, tmp_path: Path, rng: np.random.Generator) -> tuple[Path, list[Path]]:
+        """A scene, and its two halves."""
+        values = np.kron(rng.integers(0, 255, (3, 8, 16)), np.ones((1, 8, 8))).astype(np.uint8)
+        profile = {"count": 3, "dtype": "uint8", "crs": "EPSG:32645"}
+        paths = []
+        for name, begin, end in (("whole", 0, 128), ("west", 0, 64), ("east", 64, 128)):
+            path = tmp_path / f"{name}.tif"
+            place = rasterio.Affine(0.25, 0, 354000 + begin * 0.25, 0, -0.25, 3057000)
+            size = {"width": end - begin, "height": 64}
+            with rasterio.open(path, "w", **profile, **size, transform=place) as dataset:
+                dataset.write(values[:, :, begin:end])
+            paths.append(path)
+        return paths[0], paths[1:]
+
+    def mask(self, source: object, model: str, out: Path) -> np.ndarray:
+        # As it is: GDAL resamples each sheet by itself.
+        tilesegment.predict(str(source), out, model=model, gsd=0.25, overwrite=True)
+        with rasterio.open(out) as dataset:
+            values: np.ndarray = dataset.read(1)
+        return values
+
+    def test_a_tile_index(self, sheets, model, loads, tmp_path: Path) -> None:
+        whole, parts = sheets
+        boxes = []
+        for path in parts:
+            with rasterio.open(path) as dataset:
+                boxes.append(shapely.box(*dataset.bounds))
+        index = geopandas.GeoDataFrame({"location": list(map(str, parts))}, geometry=boxes, crs=32645)
+        index.to_file(tmp_path / "sheets.gti.gpkg", driver="GPKG")
+        expected = self.mask(whole, model, tmp_path / "whole_mask.tif")
+        for source in (tmp_path / "sheets.gti.gpkg", f"GTI:{tmp_path / 'sheets.gti.gpkg'}"):
+            np.testing.assert_array_equal(self.mask(source, model, tmp_path / "m.tif"), expected)
+
+    def test_stac_items(self, sheets, model, loads, tmp_path: Path) -> None:
+        whole, parts = sheets
+        items = []
+        for path in parts:
+            with rasterio.open(path) as dataset:
+                place = {
+                    "proj:epsg": 32645, "proj:shape": list(dataset.shape),
+                    "proj:bbox": list(dataset.bounds), "proj:transform": list(dataset.transform)[:6],
+                }  # fmt: skip
+            asset = {"href": str(path), "type": "image/tiff", **place}
+            items.append(
+                {
+                    "type": "Feature", "stac_version": "1.0.0", "id": path.stem, "collection": "sheets",
+                    "stac_extensions": ["https://stac-extensions.github.io/projection/v1.0.0/schema.json"],
+                    "bbox": [85, 27, 86, 28], "geometry": None, "links": [],
+                    "properties": {"datetime": "2020-01-01T00:00:00Z"}, "assets": {"image": asset},
+                }
+            )  # fmt: skip
+        path = tmp_path / "items.json"
+        path.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+        expected = self.mask(whole, model, tmp_path / "whole_mask.tif")
+        np.testing.assert_array_equal(self.mask(path, model, tmp_path / "m.tif"), expected)
