@@ -202,7 +202,7 @@ class TestCityscapes:
         next((root / "gtFine" / "train" / "aachen").glob("*_labelIds.png")).unlink()
         with pytest.raises(InputError, match=r"_leftImg8bit\.png: no \*_gtFine_labelIds\.png"):
             opened("cityscapes", root)
-        with pytest.raises(InputError, match="leftImg8bit/ and gtFine/ are expected"):
+        with pytest.raises(InputError, match="leftImg8bit/ and gtFine/, or train/"):
             opened("cityscapes", tmp_path / "gtFine")
 
     def test_the_table_is_the_publishers(self) -> None:
@@ -774,3 +774,86 @@ def test_camvids_32_classes_as_11() -> None:
 def test_masks_that_jpeg_disturbed_have_two_classes_from_128_on() -> None:
     values = np.array([[[0, 3, 127, 128, 129, 255]]], np.uint8)
     assert Threshold()(values, "x.jpg").tolist() == [[0, 0, 0, 1, 1, 1]]
+
+
+class TestCityscapesPassedAround:
+    """The layouts in which Cityscapes is passed around, by the configurations of the official one."""
+
+    def rearranged(self, tmp_path: Path, kinds: tuple[str, ...], images: str, labels: str) -> Path:
+        """`SPLIT/IMAGES/*.png` with `SPLIT/LABELS/*.png`, of the official files."""
+        official = layouts.cityscapes(tmp_path / "official")
+        root = tmp_path / "flat"
+        for split_name in ("train", "val"):
+            for name in (images, labels):
+                (root / split_name / name).mkdir(parents=True)
+            for path in sorted((official / "leftImg8bit" / split_name).rglob("*.png")):
+                (root / split_name / images / path.name).write_bytes(path.read_bytes())
+                stem = path.stem.removesuffix("_leftImg8bit")
+                for kind in kinds:
+                    (label,) = (official / "gtFine").rglob(f"{stem}_gtFine_{kind}.png")
+                    (root / split_name / labels / label.name).write_bytes(label.read_bytes())
+        return root
+
+    @pytest.mark.parametrize(("images", "labels"), [("images", "masks"), ("img", "label")])
+    @pytest.mark.parametrize("kinds", [("labelIds",), ("color",), ("color", "labelIds", "instanceIds")])
+    def test_the_same_labels_as_from_the_official_files(self, tmp_path, images, labels, kinds) -> None:
+        root = self.rearranged(tmp_path, kinds, images, labels)
+        only = kinds[0] if len(kinds) == 1 else "labelIds"
+        official = opened("cityscapes", tmp_path / "official", classes=30, labels=only)
+        # Whatever kind the configuration expects.
+        for expected in ("labelIds", "color"):
+            reader = opened("cityscapes", root, classes=30, labels=expected)
+            assert len(reader.names("train")) == 4
+            assert len(reader.names("val")) == 4
+            for k in range(2):
+                wanted = official if len(kinds) == 1 else opened(
+                    "cityscapes", tmp_path / "official", classes=30, labels=expected
+                )  # fmt: skip
+                np.testing.assert_array_equal(
+                    reader.read("val", k, None).label, wanted.read("val", k, None).label
+                )
+
+    def test_with_configurations_of_vehicles_and_people(self, tmp_path: Path) -> None:
+        root = self.rearranged(tmp_path, ("color",), "images", "masks")
+        foreground = ["person", "rider", "car", "truck", "bus"]
+        found = opened("cityscapes", root, classes=30, foreground=foreground)
+        expected = opened("cityscapes", tmp_path / "official", classes=30, foreground=foreground)
+        one, other = found.read("train", 0, None).label, expected.read("train", 0, None).label
+        assert [entry.name for entry in found.classes] == ["background", "foreground"]
+        assert (other == 1).any()
+        # What colours cannot tell is left out.
+        np.testing.assert_array_equal(one[one != IGNORE], other[one != IGNORE])
+        np.testing.assert_array_equal(one == 1, other == 1)
+
+    def test_train_ids(self, tmp_path: Path) -> None:
+        root = self.rearranged(tmp_path, ("labelTrainIds",), "img", "label")
+        official = opened("cityscapes", tmp_path / "official", classes=19, labels="labelTrainIds")
+        for labels in ("labelTrainIds", "color"):
+            found = opened("cityscapes", root, classes=19, labels=labels)
+            np.testing.assert_array_equal(
+                found.read("train", 1, None).label, official.read("train", 1, None).label
+            )
+
+    def test_halves_of_one_file(self, tmp_path: Path) -> None:
+        official = layouts.cityscapes(tmp_path / "official")
+        for split_name in ("train", "val"):
+            (tmp_path / "pairs" / split_name).mkdir(parents=True)
+            for number, path in enumerate(sorted((official / "leftImg8bit" / split_name).rglob("*.png"))):
+                stem = path.stem.removesuffix("_leftImg8bit")
+                (label,) = (official / "gtFine").rglob(f"{stem}_gtFine_color.png")
+                both = [np.asarray(Image.open(file).convert("RGB")) for file in (path, label)]
+                Image.fromarray(np.concatenate(both, axis=1)).save(
+                    tmp_path / "pairs" / split_name / f"{number}.png"
+                )
+        found = opened("cityscapes", tmp_path / "pairs", classes=30, labels="color")
+        expected = opened("cityscapes", official, classes=30, labels="color")
+        np.testing.assert_array_equal(found.read("val", 0, None).label, expected.read("val", 0, None).label)
+
+    def test_without_folders_for_splits(self, tmp_path: Path) -> None:
+        root = self.rearranged(tmp_path, ("labelIds",), "images", "masks")
+        whole = opened("cityscapes", root / "train", classes=30, split={"train": 0.5, "val": 0.5})
+        assert len(whole.names("train")) == len(whole.names("val")) == 2
+
+    def test_what_is_none_of_them(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"no Cityscapes: leftImg8bit/ and gtFine/, or train/"):
+            opened("cityscapes", tmp_path)

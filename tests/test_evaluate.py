@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -27,9 +28,10 @@ from shapely.affinity import rotate, scale, translate
 
 import tilesegment
 from tests import layouts
+from tests.test_model import small_card
 from tests.test_train import run_cli
 from tilesegment.datasets.opening import open_reader
-from tilesegment.errors import InputError, OutputError, SettingsError
+from tilesegment.errors import InputError, ModelError, OutputError, SettingsError
 from tilesegment.evaluate import masks, shapes
 from tilesegment.evaluate.boundary import boundary_counts, boundary_region
 from tilesegment.evaluate.classes import of_layer, of_raster, shared_classes
@@ -765,6 +767,28 @@ class TestModels:
         for more in (["--calibrate"], [], ["--calibrate", "--split", "test"], ["--split", "train"]):
             CliRunner().invoke(command.command, [*base, *more])
         assert asked == ["val", "test", "test", "train"]
+
+    def test_a_model_of_voc_on_coco(self, tmp_path: Path) -> None:
+        """Classes are met by their names; what the model does not know is its background."""
+        from tilesegment.model.card import ModelClass
+        from tilesegment.run.evaluate_model import _common_classes
+
+        root = layouts.coco(tmp_path)
+        reader = open_reader("coco", root, {})
+        card = dataclasses.replace(
+            small_card(3), classes=tuple(ModelClass(n, (k, k, k)) for k, n in
+                                         enumerate(("background", "motorbike", "person"))),
+        )  # fmt: skip
+        names, table = _common_classes(card, reader)
+        assert names == ["background", "motorbike", "person"]
+        theirs = [entry.name for entry in reader.classes]
+        assert table[theirs.index("person")] == 2
+        assert table[theirs.index("motorcycle")] == 1
+        assert table[theirs.index("car")] == 0
+        assert table[255] == 255
+        other = dataclasses.replace(card, classes=(*card.classes[:2], ModelClass("unicorn", (1, 1, 1))))
+        with pytest.raises(ModelError, match="are not those of the data set"):
+            _common_classes(other, reader)
 
     def test_other_classes_and_empty_splits(self, root: Path, tmp_path: Path) -> None:
         layouts.voc(tmp_path / "voc")

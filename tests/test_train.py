@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -753,6 +754,101 @@ def test_the_encoder_has_a_rate_of_its_own() -> None:
     assert [group["lr"] for group in made.param_groups] == pytest.approx([1e-5, 5e-6])
     with pytest.raises(SettingsError, match="encoder_rate: Conv2d has no encoder"):
         make_optimizer(NamedConfig("AdamW"), torch.nn.Conv2d(1, 1, 1), 0.5)
+
+
+def test_every_block_of_the_encoder_has_a_rate_of_its_own() -> None:
+    network = build_network(find_model("roofs").card)
+    made = make_optimizer(NamedConfig("AdamW", options={"lr": 0.01}), network, 0.5, 0.8)
+    rates = {id(p): group["lr"] for group in made.param_groups for p in group["params"]}
+    assert len(rates) == len(list(network.parameters()))
+    assert {rates[id(p)] for p in network.decoder.parameters()} == {0.01}
+    by_block: dict[str, set[float]] = {}
+    for name, parameter in network.encoder.named_parameters():
+        found = re.match(r"(.*?\d+(?:\.\d+)*)\.", name)
+        by_block.setdefault(found[1] if found else name.split(".")[0], set()).add(rates[id(parameter)])
+    assert all(len(found) == 1 for found in by_block.values())
+    told = [rate for (rate,) in by_block.values()]
+    assert len(told) > 10
+    assert told == pytest.approx([0.005 * 0.8**k for k in reversed(range(len(told)))])
+    with pytest.raises(SettingsError, match="layer_decay: OneCycleLR gives all weights one rate"):
+        Schedule(load_config("roofs", ["scheduler={name: OneCycleLR, max_lr: 0.1}", "encoder_rate=1.0",
+                                       "layer_decay=0.8"]), made, 10)  # fmt: skip
+
+
+def test_the_rates_of_blocks_are_the_configurations(tmp_path: Path, monkeypatch) -> None:
+    from tilesegment.train import loop
+
+    seen: list[tuple[float, float]] = []
+
+    def noted(config, network, encoder_rate, layer_decay):
+        seen.append((encoder_rate, layer_decay))
+        raise SettingsError("enough")
+
+    monkeypatch.setattr(loop, "make_optimizer", noted)
+    root = layouts.rooftops(tmp_path / "set", 12, 64, nested=False)
+    with pytest.raises(SettingsError, match="enough"):
+        trained("rooftop", root, tmp_path / "r", "data.gsd=null", "encoder_rate=0.3", "layer_decay=0.9")
+    assert seen == [(0.3, 0.9)]
+
+
+class TestTrial:
+    """`check --model`: a network of a configuration, asked once."""
+
+    def test_says_what_the_network_is(self, tmp_path: Path) -> None:
+        root = layouts.voc(tmp_path)
+        changes = ["data.size=[64, 96]", "batch=2", "model.encoder_weights=null"]
+        words = [part for change in changes for part in ("--set", change)]
+        done = run_cli("check", root, "--as", "voc2012", "--model", *words)
+        assert done.returncode == 0, done.stderr
+        card = make_card(load_config("voc2012", changes), open_reader("voc", root, {}))
+        weights = sum(p.numel() for p in build_network(card).parameters()) / 1e6
+        (line,) = (text for text in done.stderr.splitlines() if "million weights" in text)
+        assert f"{weights:.2f} million weights ({weights:.2f} learn)" in line
+        assert "2 x 3 x 64 x 96 to 2 x 21 x 64 x 96 in" in line
+
+    def test_a_network_that_answers_nonsense(self, tmp_path: Path, monkeypatch) -> None:
+        from tilesegment.train import trial
+
+        root = layouts.voc(tmp_path)
+        config = load_config("voc2012", ["data.size=[64, 96]", "batch=2", "model.encoder_weights=null"])
+        reader = open_reader("voc", root, {})
+        for answer in (torch.full((2, 21, 64, 96), torch.nan), torch.zeros(2, 20, 64, 96)):
+            network = torch.nn.Identity()
+            monkeypatch.setattr(network, "forward", lambda tiles, answer=answer: answer)
+            monkeypatch.setattr(trial, "build_network", lambda card, network=network: network)
+            with pytest.raises(ModelError, match=r"answers .*expected \(2, 21, 64, 96\) numbers"):
+                trial.tried_network(config, reader)
+
+    def test_readers_have_no_network(self, tmp_path: Path) -> None:
+        done = run_cli("check", layouts.voc(tmp_path), "--as", "voc", "--model")
+        assert done.returncode == 2
+        assert "a reader says nothing of a network" in done.stderr
+
+
+def test_download_is_asked_for_by_a_flag(tmp_path: Path) -> None:
+    where = tmp_path / "no"
+    for words in (["train", "voc2012", "--data", where], ["check", where, "--as", "voc2012"]):
+        url = "data.url=http://127.0.0.1:9/voc.tar"
+        done = run_cli(*words, "--download", "--set", url)
+        assert done.returncode == 1
+        assert "127.0.0.1:9/voc.tar" in done.stderr
+    (tmp_path / "empty").mkdir()
+    done = run_cli("check", tmp_path / "empty", "--as", "voc2012")
+    assert "--download fetches it (2 GB)" in done.stderr
+    done = run_cli("check", tmp_path / "empty", "--as", "camvid", "--download")
+    assert "has no option 'download'" in done.stderr
+
+
+def test_panels_keep_the_pictures_aspect(tmp_path: Path, monkeypatch) -> None:
+    from tilesegment.train import run as story
+
+    shown: list[Any] = []
+    monkeypatch.setattr(story, "sheet_of", lambda rows, *_: shown.extend(rows) or Image.new("RGB", (1, 1)))
+    changes = ["data.size=[64, 64]", "batch=2", "epochs=1", "model.encoder=mobilenet_v2", "workers=0"]
+    trained("voc2012", layouts.voc(tmp_path), tmp_path / "r", *changes, "model.encoder_weights=null")
+    assert shown
+    for row in shown:
+        assert {cell.size for cell in row} == {(70, 50)}
 
 
 def test_grouped_convolutions_compute_in_float32_under_autocast() -> None:

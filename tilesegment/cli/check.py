@@ -27,6 +27,8 @@ from tilesegment.cli import logs, options
 @options.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", envvar=None, help="Change a field of it."
 )
+@options.option("--download", is_flag=True, help="Fetch the data set where it is not there (VOC).")
+@options.option("--model", is_flag=True, help="Also build the network, and ask it once.")
 @options.option(
     "--sheet",
     type=click.Path(path_type=Path),
@@ -39,6 +41,8 @@ def command(
     data: Path,
     kind: str,
     changes: tuple[str, ...],
+    download: bool,
+    model: bool,
     sheet: Path | None,
     as_json: bool,
     log_format: str,
@@ -51,20 +55,27 @@ def command(
     logs.start(-1 if quiet else verbose, log_format)
     from tilesegment.datasets.check import check
     from tilesegment.datasets.opening import open_reader, reader_names
-    from tilesegment.errors import InputError
+    from tilesegment.errors import InputError, SettingsError
     from tilesegment.train.config import load_config, load_options
 
     config, size = None, (512, 512)
     if kind in reader_names():
-        reader = open_reader(kind, data, load_options(changes), size)
+        fetch = ["download=true"] if download else []
+        reader = open_reader(kind, data, load_options([*fetch, *changes]), size)
+        if model:
+            raise SettingsError("--model: a reader says nothing of a network; give a configuration to --as")
     else:
-        config = load_config(kind, changes)
+        config = load_config(kind, [*(["data.download=true"] if download else []), *changes])
         reader = open_reader(config.data.reader, data, config.data.options, config.data.size, config.seed)
     findings = check(reader, logs.ProgressBar("pictures"))
     if sheet is not None:
         from tilesegment.train.sheet import draw_sheet
 
         draw_sheet(sheet, reader, config, size)
+    if model and config is not None:
+        from tilesegment.train.trial import tried_network
+
+        logs.inform(tried_network(config, reader))
     for line in findings.warnings:
         logs.warn(line)
     for line in findings.errors:

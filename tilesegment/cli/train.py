@@ -45,6 +45,7 @@ from tilesegment.errors import SettingsError
 @options.option(
     "--from", "start", envvar=None, help="Go on with this model, at low rates: roofs, or a file."
 )
+@options.option("--download", is_flag=True, help="Fetch the data set where it is not there (VOC).")
 @options.option("--resume", is_flag=True, help="Go on from the run folder's last state.")
 @options.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @options.OVERWRITE
@@ -56,6 +57,7 @@ def command(
     output: Path | None,
     changes: tuple[str, ...],
     start: str | None,
+    download: bool,
     resume: bool,
     device: str,
     overwrite: bool,
@@ -75,7 +77,8 @@ def command(
     if start is not None and resume:
         raise SettingsError("--from begins a run, and --resume goes on with one: give one of them")
     begin = [] if start is None else changes_from(start)
-    settings = load_config(system, [*begin, *changes])
+    fetch = ["data.download=true"] if download else []
+    settings = load_config(system, [*begin, *fetch, *changes])
     if print_config:
         import yaml
 

@@ -56,7 +56,7 @@ def open_folders(
         spare = {entry.colour for entry in classes} - {entry.colour for entry in kept}
     decode = palette_of(kept, distance)
     decode = Colours((*decode.palette, *((*colour, IGNORE) for colour in sorted(spare))), distance)
-    splits, halves = _splits(root, split_by, seed)
+    splits, halves = split_folders(root, split_by, seed)
     notes = tuple(shared_colours(kept))
     merge, entries = None, kept
     if foreground is not None:
@@ -65,7 +65,11 @@ def open_folders(
     return PairReader(entries, splits, decode, merge, halves=halves, notes=notes)
 
 
-def _splits(root: Path, split_by: Mapping[str, Any], seed: int) -> tuple[dict[str, tuple[Pair, ...]], bool]:
+def split_folders(
+    root: Path, split_by: Mapping[str, Any], seed: int, ending: str = ""
+) -> tuple[dict[str, tuple[Pair, ...]], bool]:
+    """The pairs of each split in the layouts of `open_folders`, and whether pictures are halves. ending: of
+    the stems of labels, where several kinds of them lie in one folder. Raises InputError."""
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the data set with --data")
     found: dict[str, tuple[Pair, ...]] = {}
@@ -77,7 +81,7 @@ def _splits(root: Path, split_by: Mapping[str, Any], seed: int) -> tuple[dict[st
         images, labels = first_folder(folder, _IMAGES), first_folder(folder, _LABELS)
         beside = root / f"{name}_labels"
         if images is not None and labels is not None:
-            found[name] = tuple(paired(images, labels))
+            found[name] = tuple(paired(images, labels, ending=ending))
         elif beside.is_dir():
             found[name] = tuple(paired(folder, beside))
         else:
@@ -88,7 +92,7 @@ def _splits(root: Path, split_by: Mapping[str, Any], seed: int) -> tuple[dict[st
     images, labels = first_folder(root, _IMAGES), first_folder(root, _LABELS)
     if images is None or labels is None:
         raise InputError(f"{root}: holds neither train/ and val/ nor images/ with masks/")
-    pairs = paired(images, labels)
+    pairs = paired(images, labels, ending=ending)
     parts = split([p.name for p in pairs], [""] * len(pairs), split_by, seed, str(root))
     return {name: tuple(pairs[k] for k in indices) for name, indices in parts.items()}, False
 

@@ -101,9 +101,12 @@ def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def paired(images: Path, labels: Path, place: str = "", prefix: str = "") -> list[Pair]:
-    """The pairs of two folders. Raises InputError where a picture has no label or the other way round."""
-    found, no_label, no_image = partners(pictures_in(images), pictures_in(labels))
+def paired(images: Path, labels: Path, place: str = "", prefix: str = "", ending: str = "") -> list[Pair]:
+    """The pairs of two folders. ending: of the stems of labels that are meant, where some have it. Raises
+    InputError where a picture has no label or the other way round."""
+    files = pictures_in(labels)
+    meant = [path for path in files if ending and path.stem.endswith(ending)]
+    found, no_label, no_image = partners(pictures_in(images), meant or files)
     for alone, missing in ((no_label, "label"), (no_image, "image")):
         if alone:
             more = f" and {len(alone) - 1} more" if len(alone) > 1 else ""

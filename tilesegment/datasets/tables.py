@@ -71,6 +71,12 @@ _VOC_NAMES = (
 )  # fmt: skip
 VOC = tuple(map(ModelClass, _VOC_NAMES, default_colours(len(_VOC_NAMES))))
 
+# What VOC calls otherwise than COCO.
+USUAL_NAMES = {
+    "aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle",
+    "pottedplant": "potted plant", "sofa": "couch", "tvmonitor": "tv",
+}  # fmt: skip
+
 # Ids of COCO's 80 things; ten numbers between 1 and 90 are not used.
 COCO: dict[int, str] = {
     1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train", 8: "truck",

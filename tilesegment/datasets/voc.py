@@ -30,7 +30,10 @@ def open_voc(root: Path, *, masks: str = _MASKS, download: bool = False, url: st
         fetch_archive(url, _MD5 if url == ARCHIVE else None, root)
     base = next((root / name for name in _ROOTS if (root / name / "ImageSets").is_dir()), None)
     if base is None:
-        raise InputError(f"{root}: no Pascal VOC: VOCdevkit/VOC2012 with ImageSets/ is expected in it")
+        raise InputError(
+            f"{root}: no Pascal VOC: VOCdevkit/VOC2012 with ImageSets/ is expected in it; --download "
+            "fetches it (2 GB)"
+        )
     splits = {
         name: tuple(_pairs(base, chosen, masks))
         for name, chosen in (("train", "train"), ("val", "val"), ("test", "val"))

@@ -121,6 +121,13 @@ def picture_size(path: Path) -> tuple[int, int]:
         return dataset.height, dataset.width
 
 
+def is_coloured(path: Path) -> bool:
+    """Whether a label file says classes by colours: three bands or more, or a palette. Raises
+    InputError."""
+    with _opened(path) as dataset:
+        return bool(dataset.count >= 3 or dataset.colorinterp[0] == ColorInterp.palette)
+
+
 def _coloured(dataset: Any, values: NDArray[Any]) -> NDArray[np.uint8]:
     """The colours (3, rows, columns) of a palette's numbers (1, rows, columns)."""
     table = np.zeros((256, 3), np.uint8)

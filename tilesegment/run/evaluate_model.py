@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tilesegment.datasets.sample import IGNORE, SPLITS, Reader, Sample
+from tilesegment.datasets.tables import USUAL_NAMES
 from tilesegment.errors import InputError, ModelError, SettingsError
 from tilesegment.evaluate.confidence import (
     calibration_error,
@@ -23,7 +24,7 @@ from tilesegment.evaluate.confidence import (
 from tilesegment.evaluate.pixels import Confusion
 from tilesegment.evaluate.summary import pixel_intervals, pixel_summary, reliability_of_pixels
 from tilesegment.grid import Window
-from tilesegment.model.card import Card, ModelClass
+from tilesegment.model.card import BACKGROUND_NAMES, Card, ModelClass
 from tilesegment.model.engines.choose import EngineChoice
 from tilesegment.model.store import ModelFile, find_model
 from tilesegment.raster.picture import nearest, resampled
@@ -57,8 +58,9 @@ def evaluate_model(
     """
     model = find_model(name)
     card = model.card
-    names = _common_names(card, reader)
+    names, table = _common_classes(card, reader)
     pictures = _names(reader, split)
+    entries = reader.classes if len(names) == len(reader.classes) else tuple(card.labels.values())
     matrices: list[NDArray[np.int64]] = []
     counts = np.zeros((2, PROBABILITY_MAX + 1), np.int64)
     panels: list[list[Image.Image]] = []
@@ -66,6 +68,7 @@ def evaluate_model(
     runner: ModelRunner | None = None
     for index in range(len(pictures)):
         sample = reader.read(split, index, None)
+        sample = replace(sample, label=table[sample.label])
         seen = at_card_size(sample, card)
         runner = runner or ModelRunner(model, str(seen.values.dtype), engine)
         classes, probability = (nearest(part, sample.label.shape) for part in runner.predict(seen))
@@ -75,7 +78,7 @@ def evaluate_model(
             flat = (sample.label[known] == 1).astype(np.int64) * (PROBABILITY_MAX + 1) + probability[known]
             counts += np.bincount(flat, minlength=counts.size).reshape(2, -1)
         if index % max(1, len(pictures) // _PANELS) == 0 and len(panels) < _PANELS:
-            panels.append(_panel(sample, classes, card, reader.classes))
+            panels.append(_panel(sample, classes, card, entries))
             shown.append(pictures[index])
         progress(index + 1, len(pictures))
     figures = {
@@ -99,7 +102,10 @@ def calibrate_temperature(
     model = find_model(name)
     card = model.card
     target = model_target(model, output, overwrite)
-    _common_names(card, reader)
+    if _common_classes(card, reader)[0] != [entry.name for entry in reader.classes]:
+        raise ModelError(
+            f"{card.name}: has other classes than the data set, so nothing can be fitted on it"
+        )
     scores, truth = _scores(model, reader, split)
     if not len(truth):
         raise InputError(f"the {split} split has no labelled pixel")
@@ -127,14 +133,26 @@ def at_card_size(sample: Sample, card: Card) -> Sample:
     return Sample(values, label, valid)
 
 
-def _common_names(card: Card, reader: Reader) -> list[str]:
+def _common_classes(card: Card, reader: Reader) -> tuple[list[str], NDArray[np.uint8]]:
+    """The names of the classes that are compared, and the index among them of each of the data set's
+    (256,).
+
+    They are the data set's, unless all of the model's are among them, under the same or another usual name:
+    then they are the model's, and what it does not know is its background. Raises ModelError.
+    """
     own, theirs = [c.name for c in card.labels.values()], [c.name for c in reader.classes]
-    if len(own) != len(theirs) or (len(own) > 2 and own != theirs):
+    table = np.arange(256, dtype=np.uint8)
+    if own == theirs or (len(own) == len(theirs) == 2):
+        return theirs, table
+    usual = [USUAL_NAMES.get(name, name) for name in own]
+    known = [USUAL_NAMES.get(name, name) for name in theirs]
+    if len(own) < 3 or own[0] not in BACKGROUND_NAMES or not set(usual[1:]) <= set(known):
         raise ModelError(
             f"{card.name}: its classes ({', '.join(own[:6])}) are not those of the data set "
             f"({', '.join(theirs[:6])})"
         )
-    return theirs
+    table[: len(theirs)] = [usual.index(name) if name in usual else 0 for name in known]
+    return own, table
 
 
 def _names(reader: Reader, split: str) -> list[str]:

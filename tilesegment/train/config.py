@@ -80,13 +80,13 @@ class TrainConfig:
     """A training run.
 
     loss: weights of the terms (see `train.losses`). class_weights: null, `auto` (inverse frequency, counted
-    on the training labels) or a weight by class name. encoder_rate: the encoder's learning rate, times
-    that of the rest. freeze: what stays as it was, `statistics` of normalisation or the `encoder`.
-    warmup: epochs in which the learning rate rises. ema: decay of the averaged weights, 0 for none.
-    accumulate: batches a step. clip: largest gradient norm, 0 for none. precision: auto, fp32, bf16 or
-    fp16. patience: epochs without a better `watch`ed metric before it stops, 0 for never. save_minutes: how
-    often a long epoch saves its state. workers: processes that read, null for a number that fits the
-    machine. panels: pictures shown of the test split.
+    on the training labels) or a weight by class name. encoder_rate: the encoder's learning rate, times that
+    of the rest; layer_decay: that of each of its blocks, times that of the next. freeze: what stays as it
+    was, `statistics` of normalisation or the `encoder`. warmup: epochs in which the learning rate rises.
+    ema: decay of the averaged weights, 0 for none. accumulate: batches a step. clip: largest gradient norm,
+    0 for none. precision: auto, fp32, bf16 or fp16. patience: epochs without a better `watch`ed metric
+    before it stops, 0 for never. save_minutes: how often a long epoch saves its state. workers: processes
+    that read, null for a number that fits the machine. panels: pictures shown of the test split.
     """
 
     name: str
@@ -102,6 +102,7 @@ class TrainConfig:
     seed: int = 0
     class_weights: str | dict[str, float] | None = None
     encoder_rate: float = 1.0
+    layer_decay: float = 1.0
     freeze: tuple[str, ...] = ()
     warmup: float = 0.0
     ema: float = 0.0

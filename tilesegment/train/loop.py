@@ -111,7 +111,9 @@ class Trainer:
         self._classes = max(2, len(card.classes))
         weights = class_weights(config, reader, self._classes)
         self._loss = Loss(config.loss, len(card.classes), weights).to(self.device)
-        self._optimizer = make_optimizer(config.optimizer, self.network, config.encoder_rate)
+        self._optimizer = make_optimizer(
+            config.optimizer, self.network, config.encoder_rate, config.layer_decay
+        )
         steps = math.ceil(len(self._keys(len(reader.names("train")), 0)) / config.accumulate)
         self._schedule = Schedule(config, self._optimizer, steps)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")

@@ -21,23 +21,45 @@ _BY_STEP = ("OneCycleLR", "CyclicLR")
 _UNFIT = ("LBFGS", "SparseAdam")
 
 
-def make_optimizer(config: NamedConfig, network: nn.Module, encoder_rate: float = 1.0) -> Optimizer:
-    """An optimiser of `torch.optim` by name. encoder_rate: the encoder's learning rate, times that of the
-    rest. Raises SettingsError for an unknown name or argument, or one that cannot serve."""
+def make_optimizer(
+    config: NamedConfig, network: nn.Module, encoder_rate: float = 1.0, layer_decay: float = 1.0
+) -> Optimizer:
+    """An optimiser of `torch.optim` by name. encoder_rate: the learning rate of the encoder's last block,
+    times that of the rest; layer_decay: that of every block before, times the one after it (discriminative
+    fine-tuning, Howard and Ruder 2018). Raises SettingsError for an unknown name or argument, or one that
+    cannot serve."""
     known = {n: k for n, k in vars(torch.optim).items() if inspect.isclass(k) and issubclass(k, Optimizer)}
     if config.name in _UNFIT:
         raise SettingsError(f"optimizer: {config.name} cannot train networks of images; AdamW and SGD can")
     parameters = list(network.parameters())
-    if encoder_rate == 1:
+    if encoder_rate == 1 and layer_decay == 1:
         return _optimizer(config, known, parameters)
     encoder = getattr(network, "encoder", None)
     if not isinstance(encoder, nn.Module):
         raise SettingsError(f"encoder_rate: {type(network).__name__} has no encoder of its own")
     inside = {id(parameter) for parameter in encoder.parameters()}
     made = _optimizer(config, known, [p for p in parameters if id(p) not in inside])
-    made.add_param_group({"params": list(encoder.parameters())})
-    made.param_groups[1]["lr"] = made.param_groups[0]["lr"] * encoder_rate
+    rate = made.param_groups[0]["lr"] * encoder_rate
+    blocks = [list(encoder.parameters())] if layer_decay == 1 else _blocks(encoder)
+    for number, block in enumerate(reversed(blocks)):
+        made.add_param_group({"params": block})
+        made.param_groups[-1]["lr"] = rate * layer_decay**number
     return made
+
+
+def _blocks(encoder: nn.Module) -> list[list[nn.Parameter]]:
+    """The parameters of an encoder by block, in its order: `layer1.0`, or `stem` where there is no
+    number."""
+    found: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in encoder.named_parameters():
+        parts = name.split(".")
+        numbers = [k for k, part in enumerate(parts) if part.isdigit()]
+        end = numbers[0] + 1 if numbers else 1
+        # Numbers side by side are one: stage and block.
+        while end < len(parts) and numbers and parts[end].isdigit():
+            end += 1
+        found.setdefault(".".join(parts[:end]), []).append(parameter)
+    return list(found.values())
 
 
 def _optimizer(config: NamedConfig, known: dict[str, Any], parameters: list[nn.Parameter]) -> Optimizer:
@@ -65,11 +87,12 @@ class Schedule:
             length = config.epochs * (steps if self._each == "step" else 1)
             if config.scheduler.name == "CosineAnnealingLR" and "T_max" not in config.scheduler.options:
                 extra = {"T_max": length}
-            if config.encoder_rate != 1 and config.scheduler.name in _BY_STEP:
-                raise SettingsError(
-                    f"encoder_rate: {config.scheduler.name} gives all weights one rate; take another "
-                    "scheduler, or encoder_rate=1"
-                )
+            for name in ("encoder_rate", "layer_decay"):
+                if getattr(config, name) != 1 and config.scheduler.name in _BY_STEP:
+                    raise SettingsError(
+                        f"{name}: {config.scheduler.name} gives all weights one rate; take another "
+                        f"scheduler, or {name}=1"
+                    )
             if config.scheduler.name == "OneCycleLR" and "total_steps" not in config.scheduler.options:
                 extra = {"total_steps": steps * config.epochs + 1}
             self._main = _made("scheduler", config.scheduler, known, (optimizer,), extra)

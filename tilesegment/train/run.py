@@ -24,6 +24,7 @@ from tilesegment.model.build import build_network, load_network
 from tilesegment.model.card import IMAGENET_MEAN, IMAGENET_STD, Card
 from tilesegment.model.pretrained import Normalisation, normalisation
 from tilesegment.model.store import find_model
+from tilesegment.raster.picture import nearest
 from tilesegment.report.panels import coloured, laid_over, picture_of, sheet_of
 from tilesegment.train.batches import FixedData, views
 from tilesegment.train.checkpoint import STATE
@@ -309,8 +310,11 @@ def _draw_panels(config: TrainConfig, reader: Reader, trainer: Trainer, split: s
     data = FixedData(reader, split, chosen, config.data.size, config.data.fit, trainer.card)
     rows, names = [], []
     for index in range(len(chosen)):
-        sample = data.sample(index)
-        found = trainer.classes_of(data[index][0])
+        sample, found = data.sample(index), trainer.classes_of(data[index][0])
+        if config.data.fit == "resize":
+            # Shown as it is, and not as the network sees it.
+            sample = reader.read(split, chosen[index].index, None)
+            found = nearest(found, sample.label.shape)
         base = picture_of(sample, trainer.card.value_range)
         names.append(reader.names(split)[chosen[index].index])
         rows.append(
