@@ -18,7 +18,8 @@ from tilesegment.errors import OutputError
 from tilesegment.grid import Window
 from tilesegment.model.engines import Predictor
 from tilesegment.model.engines.choose import EngineChoice
-from tilesegment.raster.source import Pixels, Scene, open_scene
+from tilesegment.raster.source import Scene, open_scene
+from tilesegment.raster.spec import Pixels
 from tilesegment.run.block.file import BlockPixels
 from tilesegment.run.block.finished import Finished
 from tilesegment.run.block.job import Job, TraceSettings

@@ -39,7 +39,8 @@ from tilesegment.run.block import predict as block_module
 from tilesegment.run.block.job import TraceSettings
 from tilesegment.run.record import versions
 from tilesegment.run.scene.ledger import ledger_folder, open_ledger
-from tilesegment.run.scene.prepare import prepare, resolve_measures, shared_tolerance
+from tilesegment.run.scene.measures import resolve_measures, shared_tolerance
+from tilesegment.run.scene.prepare import prepare
 from tilesegment.settings import Measure, VectorSettings, parse_bytes, parse_tile
 from tilesegment.tiling.blend import NODATA, axis_weights, count_probability
 from tilesegment.train.batches import epoch_batches

@@ -22,7 +22,7 @@ from tilesegment.model.build import build_network, load_network
 from tilesegment.model.engines import choose, openvino
 from tilesegment.model.engines.choose import choose_engine
 from tilesegment.model.store import Graph, find_model, read_int8, read_weights, save_model
-from tilesegment.raster.source import Pixels
+from tilesegment.raster.spec import Pixels
 from tilesegment.run import quantize as story
 
 needs_nncf = pytest.mark.skipif(find_spec("nncf") is None, reason="needs the extra tilesegment[int8]")

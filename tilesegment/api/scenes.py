@@ -34,6 +34,7 @@ from tilesegment.run.scene.summary import describe
 from tilesegment.run.vectorize import vectorize_raster
 from tilesegment.settings import (
     FORMATS,
+    PredictSettings,
     VectorizeSettings,
 )
 from tilesegment.vector.read import read_polygons
@@ -94,8 +95,6 @@ def predict(
     >>> record["counts"]["polygons"]                                          # doctest: +SKIP
     131
     >>> roofs = tilesegment.predict(pixels, transform=affine, crs="EPSG:32737")    # doctest: +SKIP
-    >>> roofs.area.sum()                                                      # doctest: +SKIP
-    20518.4
     """
     resolved = predict_settings(settings)
     with ExitStack() as stack:
@@ -110,25 +109,32 @@ def predict(
             optional_path("pmtiles", pmtiles),
             optional_path("report", report),
         )
-        if is_value(source):
-            outputs.check()
-            path = as_file(source, transform, crs, beside)
-        elif transform is not None or crs is not None:
-            raise SettingsError("transform and crs are for arrays; src_crs names that of a file")
-        elif isinstance(source, list | tuple):
-            outputs.check()
-            sheets = sources_of([source_of(sheet) for sheet in source], lambda: b"")
-            path = str(write_mosaic(sheets, outputs.main, resolved))
-        else:
-            path = source_of(source)
+        path = _path_of(source, transform, crs, outputs, beside, resolved)
         record = Record(run_predict(path, outputs, resolved, progress=progress).record)
         if isinstance(source, list | tuple):
             discard_others(Path(path))
-        if output is not None:
-            return record
-        polygons = read_polygons(outputs.main)
+        return record if output is not None else _with_record(read_polygons(outputs.main), record)
+
+
+def _with_record(polygons: GeoDataFrame, record: Record) -> GeoDataFrame:
     polygons.attrs["record"] = record
     return polygons
+
+
+def _path_of(
+    source: Any, transform: Any, crs: str | None, outputs: Outputs, folder: Path, settings: PredictSettings
+) -> str:
+    """A path of whatever a scene was given as. folder: for pixels that have none."""
+    if is_value(source):
+        outputs.check()
+        return as_file(source, transform, crs, folder)
+    if transform is not None or crs is not None:
+        raise SettingsError("transform and crs are for arrays; src_crs names that of a file")
+    if isinstance(source, list | tuple):
+        outputs.check()
+        sheets = sources_of([source_of(sheet) for sheet in source], lambda: b"")
+        return str(write_mosaic(sheets, outputs.main, settings))
+    return source_of(source)
 
 
 def predict_many(

@@ -11,7 +11,8 @@ from tilesegment.errors import InputError
 from tilesegment.grid import Window
 from tilesegment.model.card import Card
 from tilesegment.model.engines import Predictor
-from tilesegment.raster.source import Pixels, Scene
+from tilesegment.raster.source import Scene
+from tilesegment.raster.spec import Pixels
 from tilesegment.tiling.blend import FINE_MAX
 from tilesegment.tiling.plan import MOST_OVERLAP
 

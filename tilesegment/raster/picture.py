@@ -23,7 +23,8 @@ from tilesegment.errors import InputError
 from tilesegment.grid import Window
 from tilesegment.raster.environment import gdal_environment
 from tilesegment.raster.opening import refuse_cut_short
-from tilesegment.raster.source import Pixels, open_scene
+from tilesegment.raster.source import open_scene
+from tilesegment.raster.spec import Pixels
 from tilesegment.raster.upright import upright
 
 # GDAL resamples between grids of one CRS; which one does not matter.

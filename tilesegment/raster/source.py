@@ -27,35 +27,10 @@ from tilesegment.raster.choose import choose_bands, fitting_nodata, has_named_co
 from tilesegment.raster.environment import gdal_environment
 from tilesegment.raster.network import forget, is_across_network, tried_again
 from tilesegment.raster.opening import Additions, first_line, opened
+from tilesegment.raster.spec import Pixels, SceneSpec
 from tilesegment.raster.upright import Upright
 
 _CELL = 512
-
-
-@dataclass(frozen=True)
-class SceneSpec:
-    """How to open a scene, in values that travel to workers.
-
-    shape: (rows, columns) of the working grid where it is not the scene's own.
-    raw: read a palette's indices and not its colours. crs: instead of the scene's own.
-    """
-
-    path: str
-    bands: tuple[int, ...]
-    nodata: float | None = None
-    shape: tuple[int, int] | None = None
-    gdal: tuple[tuple[str, str], ...] = ()
-    raw: bool = False
-    crs: str | None = None
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """values: (bands, rows, columns) in the scene's dtype; valid: (rows, columns) bool. Values are
-    arbitrary where not valid."""
-
-    values: NDArray[Any]
-    valid: NDArray[np.bool_]
 
 
 def open_scene(

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from tilesegment.errors import SettingsError
 from tilesegment.grid import Window
-from tilesegment.raster.source import Pixels, Scene
+from tilesegment.raster.source import Scene
+from tilesegment.raster.spec import Pixels
 
 # Where a scene has no overviews: this many windows of this size, spread evenly, are looked at.
 _SAMPLES_A_SIDE = 8

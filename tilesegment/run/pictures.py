@@ -12,7 +12,7 @@ from tilesegment.grid import Window
 from tilesegment.model.engines import Predictor, Setup, load_engine
 from tilesegment.model.engines.choose import EngineChoice, choose_engine
 from tilesegment.model.store import ModelFile
-from tilesegment.raster.source import Pixels, SceneSpec
+from tilesegment.raster.spec import Pixels, SceneSpec
 from tilesegment.run.block.file import BlockPixels
 from tilesegment.run.block.job import Job, TraceSettings
 from tilesegment.run.block.rows import predict_rows

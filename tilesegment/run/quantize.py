@@ -20,7 +20,8 @@ from tilesegment.model.preprocess import normalise, padded_tile
 from tilesegment.model.quantize import quantized_graph
 from tilesegment.model.store import ModelFile, find_model, read_weights, save_model
 from tilesegment.raster.environment import gdal_environment
-from tilesegment.raster.source import Pixels, open_scene
+from tilesegment.raster.source import open_scene
+from tilesegment.raster.spec import Pixels
 from tilesegment.raster.values import value_range
 from tilesegment.run.calibrate import model_target
 from tilesegment.run.evaluate_model import evaluate_model

@@ -17,13 +17,14 @@ from tilesegment.grid import Window
 from tilesegment.model.card import ModelClass, default_colours
 from tilesegment.raster.environment import gdal_environment
 from tilesegment.raster.labels import category_names
-from tilesegment.raster.source import Scene, SceneSpec, open_scene
+from tilesegment.raster.source import Scene, open_scene
+from tilesegment.raster.spec import SceneSpec
 from tilesegment.run.block.file import new_block
 from tilesegment.run.files import discard, publish, writing
 from tilesegment.run.record import now, software
 from tilesegment.run.scene.ledger import Ledger, open_ledger
+from tilesegment.run.scene.measures import resolve_measures, shared_tolerance
 from tilesegment.run.scene.outputs import Outputs
-from tilesegment.run.scene.prepare import resolve_measures, shared_tolerance
 from tilesegment.run.scene.publish import whole_features
 from tilesegment.run.scene.regular import rules_of
 from tilesegment.settings import VectorizeSettings, VectorSettings
@@ -79,18 +80,7 @@ def vectorize_raster(
         found = _values(scene.spec, plan)
         rules = rules_of(settings, grid, len(found), None, 0)
         tolerance = shared_tolerance(settings.simplify, grid) if len(found) > 1 else None
-        layer = Layer(
-            grid=grid,
-            labels=_labels(scene, found),
-            name=settings.layer or output.stem,
-            confidence=False,
-            multi=settings.connectivity == 8,
-            regularized=rules is not None,
-            raw=settings.keep_raw,
-            dst_crs=settings.dst_crs,
-            options=given.lco,
-            metadata={"software": software(), "input": without_secrets(source)},
-        )
+        layer = _layer(scene, output, settings, given, found, rules is not None)
         check_layer(output, layer)
         with open_ledger(output, {"vectorize": source}, resume=False) as ledger:
             _trace(scene.spec, plan, ledger, tolerance)
@@ -105,6 +95,28 @@ def vectorize_raster(
             write_text(outputs.record, json.dumps(record, indent=1) + "\n")
             ledger.remove()
     return record
+
+
+def _layer(
+    scene: Scene,
+    output: Path,
+    settings: VectorSettings,
+    given: VectorizeSettings,
+    found: list[int],
+    regularized: bool,
+) -> Layer:
+    return Layer(
+        grid=scene.grid,
+        labels=_labels(scene, found),
+        name=settings.layer or output.stem,
+        confidence=False,
+        multi=settings.connectivity == 8,
+        regularized=regularized,
+        raw=settings.keep_raw,
+        dst_crs=settings.dst_crs,
+        options=given.lco,
+        metadata={"software": software(), "input": without_secrets(scene.path)},
+    )
 
 
 def _origin(source: str, output: Path, settings: VectorSettings) -> dict[str, Any]:

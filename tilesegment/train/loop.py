@@ -8,8 +8,6 @@ weights, bit for bit on a CPU with the same number of threads, as one that was n
 from __future__ import annotations
 
 import math
-import os
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -44,22 +42,10 @@ from tilesegment.train.counting import count, found_classes, shares_of
 from tilesegment.train.losses import Loss, class_weights
 from tilesegment.train.optimise import Schedule, averaged, freeze, make_optimizer, set_training
 from tilesegment.train.precision import autocast, choose_precision, keep_grouped_in_float32, keep_memory
-from tilesegment.train.processes import Processes
+from tilesegment.train.processes import Processes, read_workers
+from tilesegment.train.report import Status, epoch_line
 
 BEST, BEST_LOSS, LAST = RUN_BEST, "best_loss.safetensors", "last.safetensors"
-
-
-@dataclass(frozen=True)
-class Status:
-    """Where a run stands, for a progress bar. done, total: batches of the epoch."""
-
-    epoch: int
-    epochs: int
-    done: int
-    total: int
-    loss: float
-    iou: float
-    images_per_second: float
 
 
 @dataclass
@@ -356,23 +342,6 @@ class Trainer:
 
     def _autocast(self) -> AbstractContextManager[object]:
         return autocast(self.precision, self.device)
-
-
-def epoch_line(row: dict[str, float], epochs: int) -> str:
-    """`Epoch 01/15 | Train Loss ... | Val Loss ... | Dice ... | IoU ...`."""
-    width = len(str(epochs))
-    return (
-        f"Epoch {int(row['epoch']):0{max(2, width)}d}/{epochs:0{max(2, width)}d} | Train Loss "
-        f"{row['train_loss']:.4f} | Val Loss {row['val_loss']:.4f} | Dice {row['val_dice']:.4f} | IoU "
-        f"{row['val_iou']:.4f}"
-    )
-
-
-def read_workers(config: TrainConfig) -> int:
-    """Processes that read pictures: none on Windows, else one for every second core, eight at most."""
-    if config.workers is not None:
-        return config.workers
-    return 0 if sys.platform == "win32" else min(8, (os.cpu_count() or 1) // 2)
 
 
 def _mixed(seed: int, epoch: int, step: int) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from torch import Tensor, nn
 
 from tilesegment.errors import SettingsError
 from tilesegment.model.engines.torch import find_device
+from tilesegment.train.config import TrainConfig
 
 
 class Processes:
@@ -54,3 +56,10 @@ class Processes:
         """Until all processes are here."""
         if self._accelerator is not None:
             self._accelerator.wait_for_everyone()
+
+
+def read_workers(config: TrainConfig) -> int:
+    """Processes that read pictures: none on Windows, else one for every second core, eight at most."""
+    if config.workers is not None:
+        return config.workers
+    return 0 if sys.platform == "win32" else min(8, (os.cpu_count() or 1) // 2)

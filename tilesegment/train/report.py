@@ -7,6 +7,7 @@ import io
 import json
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -97,4 +98,27 @@ def report(
 def _row(*cells: str | int | float) -> str:
     return (
         "| " + " | ".join(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells) + " |"
+    )
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run stands, for a progress bar. done, total: batches of the epoch."""
+
+    epoch: int
+    epochs: int
+    done: int
+    total: int
+    loss: float
+    iou: float
+    images_per_second: float
+
+
+def epoch_line(row: dict[str, float], epochs: int) -> str:
+    """`Epoch 01/15 | Train Loss ... | Val Loss ... | Dice ... | IoU ...`."""
+    width = len(str(epochs))
+    return (
+        f"Epoch {int(row['epoch']):0{max(2, width)}d}/{epochs:0{max(2, width)}d} | Train Loss "
+        f"{row['train_loss']:.4f} | Val Loss {row['val_loss']:.4f} | Dice {row['val_dice']:.4f} | IoU "
+        f"{row['val_iou']:.4f}"
     )

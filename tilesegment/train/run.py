@@ -29,10 +29,10 @@ from tilesegment.report.panels import coloured, laid_over, picture_of, sheet_of
 from tilesegment.train.batches import FixedData, views
 from tilesegment.train.checkpoint import STATE
 from tilesegment.train.config import TrainConfig, load_config, plain
-from tilesegment.train.loop import BEST, Status, Trainer, read_workers
+from tilesegment.train.loop import BEST, Trainer
 from tilesegment.train.plots import draw_confusion, draw_curves
-from tilesegment.train.processes import Processes
-from tilesegment.train.report import environment, report, write_metrics
+from tilesegment.train.processes import Processes, read_workers
+from tilesegment.train.report import Status, environment, report, write_metrics
 from tilesegment.train.start import start_network
 
 _AERIAL_TILE = (512, 512)

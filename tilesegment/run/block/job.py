@@ -15,7 +15,7 @@ from tilesegment.grid import Window
 from tilesegment.model.engines.choose import EngineChoice
 from tilesegment.model.engines.several import turns_of
 from tilesegment.model.store import ModelFile
-from tilesegment.raster.source import SceneSpec
+from tilesegment.raster.spec import SceneSpec
 from tilesegment.run.block.file import BlockPixels
 from tilesegment.tiling.blend import NODATA, PROBABILITY_MAX, BlendMode
 from tilesegment.tiling.plan import Block, Plan

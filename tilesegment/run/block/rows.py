@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tilesegment.errors import BlockFailedError
 from tilesegment.grid import Window
 from tilesegment.model.engines import Pending, Predictor
-from tilesegment.raster.source import Pixels
+from tilesegment.raster.spec import Pixels
 from tilesegment.raster.values import blank_value
 from tilesegment.run.block.file import BlockPixels
 from tilesegment.run.block.finished import Finished

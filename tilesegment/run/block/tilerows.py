@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tilesegment.grid import Window
 from tilesegment.raster.aoi import inside_aoi
 from tilesegment.raster.environment import gdal_environment
-from tilesegment.raster.source import Pixels
+from tilesegment.raster.spec import Pixels
 from tilesegment.run.block.job import Job
 from tilesegment.run.block.stopwatch import Stopwatch
 from tilesegment.tiling.plan import Block

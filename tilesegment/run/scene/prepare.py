@@ -12,7 +12,7 @@ from typing import Any, cast
 import shapely
 
 from tilesegment.errors import SettingsError
-from tilesegment.grid import Grid, Window, require_crs
+from tilesegment.grid import Grid, Window
 from tilesegment.model.card import Card
 from tilesegment.model.engines.choose import EngineChoice, choose_engine
 from tilesegment.model.engines.several import TTA, turns_of
@@ -22,7 +22,8 @@ from tilesegment.raster.source import Scene, open_scene
 from tilesegment.raster.values import ValueRange, blank_edge, value_range
 from tilesegment.run.block.job import Job, TraceSettings
 from tilesegment.run.scene.identity import scene_identity
-from tilesegment.settings import SPLIT, Measure, PredictSettings, VectorSettings
+from tilesegment.run.scene.measures import as_drawn, resolve_measures, shared_tolerance
+from tilesegment.settings import SPLIT, PredictSettings, VectorSettings
 from tilesegment.tiling.blend import BLEND_MODES, BlendMode
 from tilesegment.tiling.memory import PROCESS_BYTES, Load, activation_bytes, fit_blocks, worst_memory
 from tilesegment.tiling.plan import Plan, fitting_tile
@@ -91,33 +92,19 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
         region, aoi = _region(scene, settings)
         plan = _plan(scene.grid, region, settings, card)
         measures, notes = resolve_measures(settings.vector, scene.grid, card.gsd)
-        measures = _drawn(measures, card)
+        measures = as_drawn(measures, card)
         tracing = _tracing(card, settings, measures, scene.grid, trace)
         warnings = [*_scene_warnings(scene, settings, card), *(notes if trace else [])]
         budget = settings.max_memory or _default_budget(settings.workers or 1)
-        quantized = all(found.quantized for found in models)
-        graph = any(found.graph is not None for found in models)
-        engine = choose_engine(settings.engine, settings.device, settings.precision, quantized, graph)
         contact = trace and _splits(settings, models, scene.grid.crs is not None)
+        engine = _engine(settings, models)
         load, lanes = _load(scene, models, plan, settings, budget, engine, contact)
         job = Job(
-            scene.spec,
-            model,
-            plan,
-            str(scene.dtype),
-            values.low,
-            values.high,
-            cast(BlendMode, settings.blend),
-            engine,
-            settings.batch,
-            lanes,
-            aoi,
-            tracing,
-            folder,
-            contact,
-            models[1:],
-            settings.tta,
-        )
+            scene=scene.spec, model=model, plan=plan, dtype=str(scene.dtype), low=values.low,
+            high=values.high, blend=cast(BlendMode, settings.blend), engine=engine, batch=settings.batch,
+            lanes=lanes, aoi=aoi, tracing=tracing, folder=folder, contact=contact, others=models[1:],
+            tta=settings.tta,
+        )  # fmt: skip
         return Prepared(
             job,
             scene.grid,
@@ -133,6 +120,16 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
             settings.match_input or card.image_size is not None,
             tuple(warnings),
         )
+
+
+def _engine(settings: PredictSettings, models: tuple[ModelFile, ...]) -> EngineChoice:
+    return choose_engine(
+        settings.engine,
+        settings.device,
+        settings.precision,
+        all(found.quantized for found in models),
+        any(found.graph is not None for found in models),
+    )
 
 
 def _bands(settings: PredictSettings, card: Card) -> int | tuple[int, ...]:
@@ -162,40 +159,6 @@ def _plan(grid: Grid, region: Window, settings: PredictSettings, card: Card) -> 
     return Plan(grid.height, grid.width, region, tile, overlap)
 
 
-def resolve_measures(
-    vector: VectorSettings, grid: Grid, gsd: float | None
-) -> tuple[VectorSettings, list[str]]:
-    """Vector settings that a grid can answer: without a CRS there are no metres, so defaults count
-    pixels of the model's size, and what was asked for in metres is refused."""
-    if grid.crs is not None:
-        if vector.dst_crs is not None:
-            require_crs(vector.dst_crs, "--dst-crs")
-        return vector, []
-    if vector.dst_crs is not None:
-        raise SettingsError("--dst-crs needs an input with a CRS")
-    defaults = VectorSettings()
-    resolved: dict[str, Any] = {}
-    for name, power in (("min_area", 2), ("fill_holes", 2), ("simplify", 1), ("tolerance", 1)):
-        measure: Measure = getattr(vector, name)
-        if measure.pixels or measure.value == 0:
-            continue
-        if measure != getattr(defaults, name):
-            option = name.replace("_", "-")
-            raise SettingsError(
-                f"--{option} {measure} needs metres, and the input has no CRS; write {measure}px"
-            )
-        resolved[name] = Measure(0 if gsd is None else measure.value / gsd**power, pixels=True)
-    notes = ["no CRS: area_m2 and perimeter_m are left empty"]
-    return replace(vector, **resolved), notes
-
-
-def _drawn(vector: VectorSettings, card: Card) -> VectorSettings:
-    """With `auto` as the card says it, but for whoever asks for every pixel corner."""
-    if vector.regularize != "auto":
-        return vector
-    return replace(vector, regularize=card.drawn if vector.simplify.value > 0 else "none")
-
-
 def _splits(settings: PredictSettings, models: tuple[ModelFile, ...], has_metres: bool) -> bool:
     """Whether buildings are told apart by where the model says that they touch. With connectivity 8 regions
     are to be joined instead."""
@@ -206,16 +169,6 @@ def _splits(settings: PredictSettings, models: tuple[ModelFile, ...], has_metres
         raise SettingsError("--split depth needs metres, which neither the scene nor the model has")
     wanted = settings.split == "auto" and settings.vector.connectivity == 4
     return wanted and all(model.card.contact for model in models) and card.is_binary
-
-
-def shared_tolerance(simplify: Measure, grid: Grid) -> tuple[float, float] | None:
-    """A simplification tolerance in pixels of (rows, columns); None for none."""
-    if simplify.value == 0:
-        return None
-    if simplify.pixels or grid.metres_per_pixel is None:
-        return simplify.value, simplify.value
-    along_row, along_col = grid.metres_per_pixel
-    return simplify.value / along_row, simplify.value / along_col
 
 
 def plan_memory(prepared: Prepared) -> dict[str, int]:
