@@ -3,8 +3,8 @@
 #
 #   examples/postgis.sh scene.tif
 #
-# Without PGHOST a database of its own is started in a temporary folder, and stopped at the end (Debian's
-# packages postgresql, postgis and gdal-bin).
+# With PGHOST (and PGUSER, PGDATABASE, ...) into a database that runs; without it one of its own is started in a
+# temporary folder, and stopped at the end (Debian's packages postgresql, postgis and gdal-bin).
 set -eu
 scene=$1
 work=$(mktemp -d)
@@ -31,8 +31,8 @@ fi
 
 tilesegment predict "$scene" -o "$work/roofs.gpkg" --layer roofs --min-area 4
 psql -q -c 'CREATE EXTENSION IF NOT EXISTS postgis'
-ogr2ogr -f PostgreSQL "PG:host=$PGHOST user=$PGUSER dbname=$PGDATABASE" "$work/roofs.gpkg" roofs \
-    -nln roofs -overwrite -lco GEOMETRY_NAME=geom
+# "PG:" alone takes what the environment says. A table of this name that is there already is an error.
+ogr2ogr -f PostgreSQL "PG:" "$work/roofs.gpkg" roofs -nln roofs -lco GEOMETRY_NAME=geom
 
 # How many roofs, how much of the ground is under them, and how many neighbours stand closer than two metres.
 psql --csv -c "

@@ -834,6 +834,11 @@ class TestCityscapesPassedAround:
                 found.read("train", 1, None).label, official.read("train", 1, None).label
             )
 
+    def test_train_ids_have_19_classes(self, tmp_path: Path) -> None:
+        root = self.rearranged(tmp_path, ("labelTrainIds",), "img", "label")
+        with pytest.raises(InputError, match=r"\(labelTrainIds\) have 19 classes, and data.classes is 30"):
+            opened("cityscapes", root, classes=30, labels="color")
+
     def test_halves_of_one_file(self, tmp_path: Path) -> None:
         official = layouts.cityscapes(tmp_path / "official")
         for split_name in ("train", "val"):

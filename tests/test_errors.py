@@ -27,6 +27,7 @@ from tilesegment.settings import PredictSettings
             "https://h/q.tif?s=1: rows (q.tif?s=1&t=2, band 1: no)",
             "https://h/q.tif: rows (q.tif, band 1: no)",
         ),
+        ("no (q.jp2?s=1&t=2, band 1) (tile?sig=3:)", "no (q.jp2, band 1) (tile:)"),
         ("see https://h/q.tif?s=a:b.", "see https://h/q.tif."),
         ("s3://bucket/key.tif", "s3://bucket/key.tif"),
         ("what? no URL; a?b.tif", "what? no URL; a?b.tif"),

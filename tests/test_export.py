@@ -112,6 +112,11 @@ def test_what_cannot_be(model: str, tmp_path: Path, make_raster, monkeypatch) ->
         tilesegment.export(model, tmp_path / "m.pt2", tile=64, scenes=[tmp_path / "no.tif"])
     with pytest.raises(OutputError, match="no such folder"):
         tilesegment.export(model, tmp_path / "no" / "m.pt2")
+    with pytest.raises(SettingsError, match="two outputs have the same name"):
+        tilesegment.export(model, tmp_path / "m.pt2", tile=64, stac=tmp_path / "m.pt2")
+    with pytest.raises(SettingsError, match="is the model itself"):
+        tilesegment.export(model, model, format="pt2", tile=64, overwrite=True)
+    assert find_model(model).card.contact
     (tmp_path / "m.bin").write_text("mine")
     with pytest.raises(ExistsError, match=r"m\.bin: exists already"):
         tilesegment.export(model, tmp_path / "m.xml", tile=64)
@@ -143,12 +148,13 @@ class TestStac:
     @pytest.mark.parametrize("kind", FORMATS)
     def test_what_the_extension_asks_for(self, kind: str) -> None:
         card = find_model("roofs").card
-        item = model_item(card, kind, "m", "ab", 5, 7, "tilesegment 1")
+        item = model_item(card, kind, ["m", "m.bin"], "ab", 5, 7, "tilesegment 1")
         told = item["properties"]
         for name in ("name", "architecture", "tasks", "input", "output"):
             assert told[f"mlm:{name}"]
         assert "mlm:artifact_type" not in told
         assert "mlm:model" in item["assets"]["model"]["roles"]
+        assert item["assets"]["weights"]["href"] == "m.bin"
         (given,), (said,) = told["mlm:input"], told["mlm:output"]
         assert given["input"]["shape"] == [-1, 3, *card.tile]
         # In values of the scene, not of 0 to 1.

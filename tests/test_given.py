@@ -167,6 +167,16 @@ class TestOpenDataSets:
             found, _ = read(as_file(dataset, None, None, tmp_path / "given"))
         np.testing.assert_array_equal(found, expected)
 
+    def test_nodata_that_is_no_number_is_equal_to_itself(self, make_raster, tmp_path: Path) -> None:
+        path = make_raster(np.ones((3, 20, 20), np.float32), nodata=float("nan"))
+        with rasterio.open(path) as dataset:
+            assert as_file(dataset, None, None, tmp_path) == str(path)
+
+    def test_workers_elsewhere_need_files(self, pixels, model, make_raster, tmp_path: Path) -> None:
+        for source, output in ((make_raster(pixels), None), (pixels, tmp_path / "r.gpkg")):
+            with pytest.raises(SettingsError, match="workers elsewhere cannot see what has no file"):
+                tilesegment.predict(source, output, model=model, scheduler="tcp://127.0.0.1:9")  # type: ignore[call-overload]
+
     def test_what_is_written_still_is_refused(self, pixels, make_raster, tmp_path: Path) -> None:
         path = make_raster(pixels)
         with rasterio.open(path, "r+") as dataset, pytest.raises(SettingsError, match="open for writing"):

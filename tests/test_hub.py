@@ -36,6 +36,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return str(folder / name)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    hub._from_hf.cache_clear()
     return folder
 
 
@@ -127,8 +128,9 @@ class TestTorchvision:
             torch.testing.assert_close(load_network(found)(tile), expected)
 
     def test_what_cannot_be_had(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with pytest.raises(ModelError, match="torchvision has no segmentation model 'resnet18'"):
-            find_model("torchvision://resnet18")
+        for name in ("resnet18", "deeplabv3", "FCN", "FCN_ResNet50_Weights"):
+            with pytest.raises(ModelError, match=f"torchvision has no segmentation model '{name}'"):
+                find_model(f"torchvision://{name}")
 
         def refuse(*_: Any, **__: Any) -> None:
             raise socket.gaierror("Name or service not known")

@@ -18,10 +18,13 @@ from rasterio.warp import Resampling, calculate_default_transform, reproject
 import tilesegment
 from tests.fakes import Fake, fake_card
 from tilesegment.cli.predict import command
-from tilesegment.errors import InputError, OutputError, SettingsError
+from tilesegment.errors import BusyError, ExistsError, InputError, OutputError, SettingsError
 from tilesegment.model.store import save_model
 from tilesegment.run.block import predict as block_module
-from tilesegment.run.many.merge import _worse
+from tilesegment.run.many.inputs import Entry
+from tilesegment.run.many.merge import scene_folders
+from tilesegment.run.many.parts import _worse
+from tilesegment.run.scene.ledger import open_ledger
 
 PIXEL, LEFT, TOP = 0.15, 354000.0, 3057000.0
 # Rows, columns, and how bright: of a town of 60 x 200 pixels, whose west (120 columns) and east (from 80)
@@ -215,8 +218,121 @@ class TestAgain:
         with pytest.raises(OutputError, match="exists already"):
             merged(scenes, out, model)
 
+    def test_settings_that_change_no_polygon(self, scenes, model, tmp_path: Path) -> None:
+        out = tmp_path / "town.gpkg"
+        merged(scenes, out, model)
+        before = out.stat().st_mtime_ns
+        merged(scenes, out, model, max_memory="3GB", batch=2)
+        assert out.stat().st_mtime_ns == before
+
+    def test_a_scene_that_fails_every_time(self, scenes, model, tmp_path: Path) -> None:
+        """The layer of the others stays, until the scene can be read."""
+        bad = tmp_path / "scenes" / "bad.tif"
+        bad.write_bytes(b"no")
+        out = tmp_path / "town.gpkg"
+        for _ in range(2):
+            results = merged([*scenes, bad], out, model)
+            assert [result.outcome for result in results][-1] == "failed"
+        before = out.stat().st_mtime_ns
+        assert len(geopandas.read_file(out, layer="town")) == 6
+        save(bad, town(), 900)
+        with pytest.raises(OutputError, match="exists already"):
+            merged([*scenes, bad], out, model)
+        assert out.stat().st_mtime_ns == before
+        merged([*scenes, bad], out, model, overwrite=True)
+        assert len(geopandas.read_file(out, layer="town")) == 12
+
+    def test_more_scenes_than_files_can_be_open(self, scenes, model, tmp_path: Path) -> None:
+        import resource
+
+        merged(scenes, tmp_path / "a.gpkg", model)
+        folder = Path("/proc/self/fd")
+        if not folder.is_dir():
+            pytest.skip("nothing says how many files are open")
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        many = [save(tmp_path / "many" / f"{k}.tif", town()[:, :20, 80:110], 200 * k) for k in range(12)]
+        merged(many, tmp_path / "many.gpkg", model)
+        used = max(int(name.name) for name in folder.iterdir())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 12, limits[1]))
+        try:
+            merged(many, tmp_path / "many.gpkg", model, overwrite=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert len(geopandas.read_file(tmp_path / "many.gpkg", layer="many")) == 12
+
+    def test_what_another_run_predicts_is_waited_for(self, scenes, model, tmp_path: Path) -> None:
+        out = tmp_path / "town.gpkg"
+        merged(scenes, out, model)
+        before = out.read_bytes()
+        part = scene_folders(out).outputs(Entry(str(scenes[1]), "east"))
+        part.main.unlink()
+        with open_ledger(part.main, {}), pytest.raises(BusyError, match=r"another run predicts .*east"):
+            merged(scenes, out, model, overwrite=True)
+        assert out.read_bytes() == before
+
+    def test_scenes_of_other_settings_are_not_mixed(self, scenes, model, tmp_path: Path) -> None:
+        out = tmp_path / "town.gpkg"
+        merged(scenes, out, model)
+        (tmp_path / "town.gpkg.scenes" / "west.parquet.json").unlink()
+        with pytest.raises(InputError, match=r"west\.parquet: was written with other settings"):
+            merged(scenes, out, model, overwrite=True, skip_existing=True)
+
 
 class TestWhatGoesWrong:
+    def test_files_of_others(self, scenes, model, tmp_path: Path) -> None:
+        masks = tmp_path / "masks"
+        masks.mkdir()
+        (masks / "west.tif").write_text("drawn by hand")
+        with pytest.raises(ExistsError, match=r"west\.tif: exists already"):
+            merged(scenes, tmp_path / "town.gpkg", model, mask=masks)
+        assert (masks / "west.tif").read_text() == "drawn by hand"
+        (masks / "west.tif").unlink()
+        merged(scenes, tmp_path / "town.gpkg", model, mask=masks)
+        # What a run of ours wrote is its own.
+        merged(scenes, tmp_path / "town.gpkg", model, mask=masks)
+        (tmp_path / "other.gpkg.json").write_text("mine")
+        with pytest.raises(ExistsError, match="the record would replace it"):
+            merged(scenes, tmp_path / "other.gpkg", model)
+        (tmp_path / "lone.dbf").write_text("mine")
+        with pytest.raises(ExistsError, match=r"lone\.dbf: exists already"):
+            merged(scenes, tmp_path / "lone.shp", model)
+
+    def test_an_input_is_no_output(self, scenes, model, tmp_path: Path) -> None:
+        raster = tmp_path / "scenes" / "town.gpkg"
+        with rasterio.open(scenes[0]) as dataset:
+            profile = {**dataset.profile, "driver": "GPKG"}
+            with rasterio.open(raster, "w", **profile) as copy:
+                copy.write(dataset.read())
+        with pytest.raises(OutputError, match="is an input of this run"):
+            merged([raster, scenes[1]], raster, model, overwrite=True)
+
+    def test_links_are_written_through(self, scenes, model, tmp_path: Path) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        link = tmp_path / "town.gpkg"
+        link.symlink_to(tmp_path / "elsewhere" / "real.gpkg")
+        merged(scenes, link, model)
+        assert link.is_symlink()
+        assert len(geopandas.read_file(tmp_path / "elsewhere" / "real.gpkg", layer="real")) == 6
+
+    def test_options_of_the_layer_are_looked_at_before(self, scenes, model, tmp_path: Path) -> None:
+        for options, words in (
+            ({"dst_crs": "EPSG:99999"}, "is no known CRS"),
+            ({"lco": [("NO_SUCH", "1")]}, "NO_SUCH"),
+            ({"layer": "gpkg_x"}, "GeoPackage keeps names like this"),
+        ):
+            with pytest.raises(SettingsError, match=words):
+                merged(scenes, tmp_path / "town.gpkg", model, **options)
+        assert not list(tmp_path.glob("town*"))
+
+    def test_what_stops_the_polygons_is_told(self, scenes, model, tmp_path: Path, monkeypatch) -> None:
+        def stop(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("tilesegment.run.many.merge._alike", stop)
+        with pytest.raises(KeyboardInterrupt):
+            merged(scenes, tmp_path / "town.gpkg", model)
+        assert not (tmp_path / "town.gpkg").exists()
+
     def test_a_bad_scene_is_named_and_the_others_are_merged(
         self, scenes, model, tmp_path: Path, capfd
     ) -> None:

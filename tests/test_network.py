@@ -224,3 +224,14 @@ class TestRuns:
         assert record["counts"]["blocks_predicted"] == record["counts"]["blocks"] - finished
         with rasterio.open(tmp_path / "local.tif") as one, rasterio.open(out) as other:
             np.testing.assert_array_equal(one.read(), other.read())
+
+
+def test_the_environment_says_how_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "1")
+    with gdal_environment():
+        assert network.waits() == [1]
+
+
+def test_an_address_that_is_none_is_not_asked_twice(caplog: pytest.LogCaptureFixture) -> None:
+    assert identity._url_identity("http://127.0.0.1:9/a b.tif") is None
+    assert caplog.messages == []

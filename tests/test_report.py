@@ -71,6 +71,17 @@ def test_a_mask_has_a_page_too(scene, model, counter, tmp_path: Path) -> None:
         tilesegment.predict(scene, tmp_path / "n.tif", model=model(), report=tmp_path / "p.pdf")
 
 
+def test_without_a_place_there_are_no_areas(model, counter, tmp_path: Path, rng) -> None:
+    picture = np.kron(rng.integers(0, 255, (9, 9, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "p.png")
+    tilesegment.predict(
+        tmp_path / "p.png", tmp_path / "r.geojson", model=model(), report=tmp_path / "r.html"
+    )
+    text = (tmp_path / "r.html").read_text()
+    assert "polygons" in text
+    assert "m²" not in text.partition("the whole record")[0]
+
+
 def test_the_record_counts_what_the_layer_holds(scene, model, counter, tmp_path: Path) -> None:
     record = tilesegment.predict(scene, tmp_path / "r.gpkg", model=model(), min_area=0, simplify=0)
     roofs = geopandas.read_file(tmp_path / "r.gpkg", layer="r")

@@ -20,7 +20,7 @@ from PIL import Image
 
 import tilesegment
 from tests.test_pipeline import counter, model, scene
-from tilesegment.errors import OutputError, SettingsError
+from tilesegment.errors import OutputError, SettingsError, TilesegmentError
 from tilesegment.grid import Grid
 from tilesegment.interop.web import check_tiles
 from tilesegment.raster.display import in_mercator
@@ -74,7 +74,42 @@ def test_names_end_no_script(scene, model, counter, tmp_path: Path) -> None:
     assert "a<b>" not in text
 
 
+@pytest.mark.parametrize("ending", ["gpkg", "geojsonl", "parquet"])
+def test_nothing_found_is_an_empty_archive(
+    make_raster, model, counter, tmp_path: Path, ending: str
+) -> None:
+    scene = make_raster(np.zeros((3, 50, 60), np.uint8))
+    record = tilesegment.predict(
+        scene, tmp_path / f"r.{ending}", model=model(), pmtiles=tmp_path / "w.pmtiles", min_area=1e6
+    )
+    assert record["counts"]["polygons"] == 0
+    data = (tmp_path / "w.pmtiles").read_bytes()
+    assert (data[:8], len(data)) == (b"PMTiles\x03", 130)
+    root, length = int.from_bytes(data[8:16], "little"), int.from_bytes(data[16:24], "little")
+    assert data[root : root + length] == b"\x00"
+    told, size = int.from_bytes(data[24:32], "little"), int.from_bytes(data[32:40], "little")
+    assert json.loads(data[told : told + size]) == {}
+    west, south = (int.from_bytes(data[k : k + 4], "little", signed=True) / 1e7 for k in (102, 106))
+    assert [west, south] == pytest.approx(view(tmp_path / "w.html")["bounds"][:2], abs=1e-6)  # type: ignore[index]
+
+
 class TestRefusals:
+    def test_pages_of_one_name(self, scene, model, counter, tmp_path: Path) -> None:
+        with pytest.raises(SettingsError, match="two outputs have the same name"):
+            tilesegment.predict(
+                scene, tmp_path / "r.gpkg", model=model(), pmtiles=tmp_path / "r.pmtiles",
+                report=tmp_path / "r.html",
+            )  # fmt: skip
+
+    def test_across_180_degrees_and_without_an_earth(self) -> None:
+        across = Grid("EPSG:32660", Affine(1000, 0, 700000, 0, -1000, 100000), 200, 300)
+        with pytest.raises(SettingsError, match="across 180 degrees"):
+            check_tiles(Path("w.pmtiles"), across)
+        axes = 'AXIS["x",east],AXIS["y",north],LENGTHUNIT["metre",1]'
+        local = f'ENGCRS["site",EDATUM["x"],CS[Cartesian,2],{axes}]'
+        with pytest.raises(TilesegmentError):
+            check_tiles(Path("w.pmtiles"), Grid(local, Affine(1, 0, 0, 0, -1, 0), 10, 10))
+
     def test_what_holds_no_polygons(self, scene, model, counter, tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match="pmtiles holds polygons"):
             tilesegment.predict(scene, tmp_path / "m.tif", model=model(), pmtiles=tmp_path / "w.pmtiles")

@@ -26,7 +26,7 @@ from typing import Any
 _QUERY = r"\?[^\s'\"]*?(?=[:;,.)]*(?:\s|['\"]|$))"
 _URL = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+]*://)(?:[^\s/@]+@)?(?P<place>[^\s?'\"]*)(?:" + _QUERY + ")?")
 # GDAL says the last part of an address alone: `a.tif?sig=1, band 1: ...`.
-_LAST_PART = re.compile(r"(?P<name>[^\s?'\"/]+\.[A-Za-z]{2,8})(?=\?[\w.-]+=)" + _QUERY)
+_LAST_PART = re.compile(r"(?P<name>[^\s?'\"/(]+)(?=\?[\w.-]+=)" + _QUERY)
 
 # What the extra `torch` installs.
 _TORCH_EXTRA = (

@@ -88,7 +88,15 @@ class Roofs(QgsProcessingAlgorithm):
 
     def _run(self, command, feedback):
         # What QGIS set for its own Python and GDAL would mislead another one.
-        hidden = ("PYTHONHOME", "PYTHONPATH", "GDAL_DATA", "PROJ_LIB", "PROJ_DATA", "GDAL_DRIVER_PATH")
+        hidden = (
+            "TILESEGMENT_PROGRAM",
+            "PYTHONHOME",
+            "PYTHONPATH",
+            "GDAL_DATA",
+            "PROJ_LIB",
+            "PROJ_DATA",
+            "GDAL_DRIVER_PATH",
+        )
         variables = {name: value for name, value in os.environ.items() if name not in hidden}
         try:
             process = subprocess.Popen(

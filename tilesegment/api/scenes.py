@@ -97,6 +97,10 @@ def predict(
     >>> roofs = tilesegment.predict(pixels, transform=affine, crs="EPSG:32737")    # doctest: +SKIP
     """
     resolved = predict_settings(settings)
+    if resolved.scheduler is not None and (output is None or is_value(source)):
+        raise SettingsError(
+            "scheduler: workers elsewhere cannot see what has no file; give paths of a scene and an output"
+        )
     with ExitStack() as stack:
         beside = Path()
         if output is None or is_value(source):

@@ -51,6 +51,8 @@ def open_cityscapes(
         splits = {name: tuple(_pairs(images / name, root / "gtFine" / name, labels)) for name in SPLITS}
     else:
         splits, halves, labels = _passed_around(root, labels, split_by, seed)
+        if labels == "labelTrainIds" and classes == 30:
+            raise InputError(f"{root}: its masks (labelTrainIds) have 19 classes, and data.classes is 30")
     notes: tuple[str, ...] = ()
     if labels == "color":
         black = [f"{e.name} is black, as all void is, and left out" for e in entries if e.colour == _BLACK]
@@ -81,7 +83,7 @@ def _passed_around(
         return splits, halves, "color"
     if labels == "color":
         trained = first.stem.endswith("labelTrainIds")
-        return splits, halves, "labelTrainIds" if trained else "labelIds"
+        labels = "labelTrainIds" if trained else "labelIds"
     return splits, halves, labels
 
 

@@ -6,6 +6,7 @@ Extension: https://github.com/stac-extensions/mlm, version 1.5.
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from typing import Any
 
 from tilesegment.model.card import Card
@@ -27,15 +28,16 @@ _WORLD = (-180.0, -90.0, 180.0, 90.0)
 
 
 def model_item(
-    card: Card, kind: str, href: str, sha256: str, size: int, parameters: int, software: str
+    card: Card, kind: str, hrefs: Sequence[str], sha256: str, size: int, parameters: int, software: str
 ) -> dict[str, Any]:
-    """The item of a shared network (see `model.sharing`). href: of its file, relative to the item; sha256,
-    size: of that file in bytes; parameters: how many weights it has; software: that wrote it."""
+    """The item of a shared network (see `model.sharing`). hrefs: of its file, and of its weights where they
+    have one of their own, relative to the item; sha256, size: of the first in bytes; parameters: how many
+    weights it has; software: that wrote it."""
     framework, artifact, compiled, media = _FORMATS[kind]
     left, bottom, right, top = _WORLD
     ring = [[left, bottom], [right, bottom], [right, top], [left, top], [left, bottom]]
     asset = {
-        "href": href,
+        "href": hrefs[0],
         "type": media,
         "title": f"{card.name} as {kind}",
         "roles": ["mlm:model", "mlm:weights", "data"],
@@ -46,6 +48,8 @@ def model_item(
     }
     if compiled is not None:
         asset["mlm:compile_method"] = compiled
+    kind_of_weights = {"type": "application/octet-stream", "roles": ["mlm:weights", "data"]}
+    weights = {"weights": {"href": hrefs[1], **kind_of_weights}} if len(hrefs) > 1 else {}
     return {
         "type": "Feature",
         "stac_version": "1.0.0",
@@ -71,7 +75,7 @@ def model_item(
             **({} if card.gsd is None else {"gsd": card.gsd}),
         },
         "links": [],
-        "assets": {"model": asset},
+        "assets": {"model": asset, **weights},
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import struct
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,16 +19,18 @@ from tilesegment.atomic import only_read
 from tilesegment.errors import OutputError, SettingsError
 from tilesegment.grid import Grid, Window
 from tilesegment.model.card import ModelClass
-from tilesegment.raster.display import displayed, in_mercator
+from tilesegment.raster.display import displayed, in_mercator, mercator_bounds
 from tilesegment.raster.source import Scene
 from tilesegment.raster.values import ValueRange
 from tilesegment.vector.files import DRIVERS
+from tilesegment.vector.project import CRS84, crosses_180
 
 _WKB = {"ARROW:extension:name": "geoarrow.wkb"}
 _PAGE = Path(__file__).parent / "viewer.html"
 # At zoom 16 a step of a tile's 4096 is 15 cm on the equator.
 _LEAST_ZOOM, _MOST_ZOOM = 8, 16
 _LONGEST = 3000
+_HEADER_BYTES = 127
 _QUALITY = 82
 # Of the page where there is no picture.
 _GREY = 221
@@ -56,6 +59,23 @@ def check_tiles(path: Path, grid: Grid) -> None:
         raise SettingsError("--pmtiles: this build of GDAL cannot write it (pyogrio from PyPI can)")
     if grid.crs is None:
         raise SettingsError("--pmtiles: a picture without a CRS lies nowhere on a map")
+    if crosses_180(grid, CRS84):
+        raise SettingsError("--pmtiles: the scene lies across 180 degrees, where maps of the web end")
+    mercator_bounds(grid)
+
+
+def write_no_tiles(path: Path, bounds: tuple[float, float, float, float]) -> None:
+    """An archive without a tile, of nothing in bounds (west, south, east, north): the header and empty
+    parts of https://github.com/protomaps/PMTiles/blob/main/spec/v3/spec.md. GDAL refuses to make one."""
+    directory, told = b"\x00", b"{}"
+    begin = _HEADER_BYTES
+    parts = (begin, 1, begin + 1, len(told), begin + 3, 0, begin + 3, 0, 0, 0, 0)
+    degrees = [round(value * 1e7) for value in bounds]
+    middle = [round(1e7 * (bounds[0] + bounds[2]) / 2), round(1e7 * (bounds[1] + bounds[3]) / 2)]
+    # Clustered; nothing is compressed; tiles would be vectors (MVT).
+    kinds = (1, 1, 1, 1, _LEAST_ZOOM, _MOST_ZOOM)
+    header = struct.pack("<7sB11Q6B4iB2i", b"PMTiles", 3, *parts, *kinds, *degrees, _LEAST_ZOOM, *middle)
+    path.write_bytes(header + directory + told)
 
 
 def write_tiles(path: Path, polygons: Path, name: str) -> None:

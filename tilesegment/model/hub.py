@@ -7,11 +7,13 @@ model file with its card in ours.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 from tilesegment.errors import ModelError, SettingsError
 from tilesegment.model.cache import cached
 from tilesegment.model.card import Card, ModelClass, default_colours
+from tilesegment.settings import nearest
 
 _HF, _TORCHVISION = "hf://", "torchvision://"
 # Nothing that holds code.
@@ -31,6 +33,8 @@ def downloaded(name: str) -> Path:
     return _from_hf(name) if name.startswith(_HF) else _from_torchvision(name)
 
 
+# One run is of one model, whatever is pushed meanwhile.
+@lru_cache(maxsize=8)
 def _from_hf(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
@@ -57,15 +61,18 @@ def _from_torchvision(name: str) -> Path:
 
     def make(path: Path) -> None:
         try:
-            from torchvision.models import get_model_weights, segmentation
+            from torchvision.models import get_model_weights, list_models, segmentation
         except ModuleNotFoundError as error:
             raise SettingsError(
                 f"--model {name}: this takes PyTorch; pip install 'tilesegment[torch]'"
             ) from error
         from tilesegment.model.store import save_model
 
-        if kind not in vars(segmentation):
-            raise ModelError(f"--model {name}: torchvision has no segmentation model {kind!r}")
+        known = list_models(module=segmentation)
+        if kind not in known:
+            raise ModelError(
+                f"--model {name}: torchvision has no segmentation model {kind!r}{nearest(kind, known)}"
+            )
         weights = get_model_weights(kind)[_COCO]
         try:
             state = weights.get_state_dict(progress=False, check_hash=True)

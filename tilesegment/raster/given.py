@@ -58,7 +58,7 @@ def _opens_alike(source: Any) -> bool:
         return False
     try:
         with open_file(source.name) as other:
-            return bool(other.profile == source.profile)
+            return str(dict(other.profile)) == str(dict(source.profile))
     except RasterioError:
         return False
 

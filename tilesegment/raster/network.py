@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -33,7 +34,7 @@ def is_across_network(driver: str, files: Iterable[str]) -> bool:
 def waits() -> list[float]:
     """Seconds before each further try, twice as many each time: as many as GDAL_HTTP_MAX_RETRY says, from
     GDAL_HTTP_RETRY_DELAY on."""
-    options: dict[str, Any] = dict(getenv()) if hasenv() else {}
+    options: dict[str, Any] = {**os.environ, **(getenv() if hasenv() else {})}
     count = int(_number(options.get("GDAL_HTTP_MAX_RETRY"), _MOST_RETRIES))
     first = _number(options.get("GDAL_HTTP_RETRY_DELAY"), _FIRST_WAIT)
     return [min(first * 2**k, _LONGEST_WAIT) for k in range(count)]

@@ -13,7 +13,8 @@ from tilesegment.errors import InputError
 from tilesegment.vector.files import is_vector
 from tilesegment.vector.read import read_polygons
 
-_WIDTH, _MOST = 480, 4000
+# Pixels of the map, polygons that it shows, and of how many it is made.
+_WIDTH, _MOST, _MOST_READ = 480, 4000, 200_000
 
 
 class Record(dict[str, Any]):
@@ -26,7 +27,7 @@ class Record(dict[str, Any]):
             words.insert(0, f"{counts['polygons']} polygons")
         parts = [f"<p><b>{html.escape(str(plan['input']))}</b>: {', '.join(words)}</p>"]
         main = Path(self["outputs"][0])
-        if is_vector(main) and main.exists():
+        if is_vector(main) and main.exists() and counts["polygons"] <= _MOST_READ:
             try:
                 parts.append(_drawn(main))
             except InputError as error:

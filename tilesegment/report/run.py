@@ -26,7 +26,8 @@ def write_report(path: Path, record: dict[str, Any], overview: Image.Image) -> N
     if found is not None:
         rows.append(("polygons", f"{counts['polygons']:,}"))
         for name, its in found["by_class"].items():
-            rows.append((name, f"{its['polygons']:,} polygons, {its['area_m2']:,.0f} m²"))
+            area = "" if metres is None else f", {its['area_m2']:,.0f} m²"
+            rows.append((name, f"{its['polygons']:,} polygons{area}"))
     valid = counts["valid_pixels"]
     if metres is not None:
         ground = valid * metres[0] * metres[1]
@@ -40,7 +41,8 @@ def write_report(path: Path, record: dict[str, Any], overview: Image.Image) -> N
     rows.append(("coordinates", plan["grid"]["crs"] or "pixels"))
     parts.append(told(rows))
     if found is not None and counts["polygons"]:
-        parts.append(_areas(found))
+        if metres is not None:
+            parts.append(_areas(found))
         shares = found["by_confidence"]
         labels = [f"{k / len(shares):.1f}" if k % 4 == 0 else "" for k in range(len(shares))]
         if any(shares):

@@ -63,6 +63,10 @@ def calibrate_model(
 def model_target(model: ModelFile, output: Path | None, overwrite: bool) -> Path:
     """Where a model with a changed card is written: over itself, or under a new name. Raises ModelError or
     OutputError where it cannot be."""
+    if model.graph is not None:
+        raise ModelError(
+            f"{model.name}: is an ONNX file; this takes the model it was made from (.safetensors)"
+        )
     if output is None:
         if model.bundled or Path(model.name).is_dir():
             raise ModelError(f"{model.name}: its card cannot be changed; name a new file with -o")

@@ -60,7 +60,8 @@ def evaluate_model(
     card = model.card
     names, table = _common_classes(card, reader)
     pictures = _names(reader, split)
-    entries = reader.classes if len(names) == len(reader.classes) else tuple(card.labels.values())
+    theirs = names == [entry.name for entry in reader.classes]
+    entries = reader.classes if theirs else tuple(card.labels.values())
     matrices: list[NDArray[np.int64]] = []
     counts = np.zeros((2, PROBABILITY_MAX + 1), np.int64)
     panels: list[list[Image.Image]] = []

@@ -50,8 +50,13 @@ def export_model(
     size = model.card.tile if tile is None else (tile, tile)
     # OpenVINO looks for weights under the graph's own name, so that both are renamed together.
     files = [output, *([output.with_suffix(".bin")] if kind == "openvino" else [])]
-    for path in [*files, *([stac] if stac is not None else [])]:
+    written = [*files, *([stac] if stac is not None else [])]
+    if len({path.resolve() for path in written}) < len(written):
+        raise SettingsError("two outputs have the same name")
+    for path in written:
         check_place(path)
+        if path.resolve() == Path(model.path).resolve():
+            raise SettingsError(f"{path}: is the model itself; choose another name")
         if path.exists() and not overwrite:
             raise ExistsError(f"{path}: exists already; choose another name or give --overwrite")
     card = shared_card(model.card, size)
@@ -74,15 +79,15 @@ def export_model(
                 file.unlink(missing_ok=True)
     if stac is not None:
         digest = hashlib.sha256(output.read_bytes()).hexdigest()
-        href = Path(os.path.relpath(output.resolve(), stac.resolve().parent)).as_posix()
+        hrefs = [Path(os.path.relpath(path.resolve(), stac.resolve().parent)).as_posix() for path in files]
         weights = model.bytes // 4
-        item = model_item(card, kind, href, digest, output.stat().st_size, weights, software())
+        item = model_item(card, kind, hrefs, digest, output.stat().st_size, weights, software())
         write_text(stac, json.dumps(item, indent=1) + "\n")
     return {
         "model": model.name,
         "sha256": model.sha256,
         "format": kind,
-        "outputs": [str(path) for path in [*files, *([stac] if stac is not None else [])]],
+        "outputs": [str(path) for path in written],
         "tile": list(size),
         "tiles_compared": len(tiles),
         "of": "scenes" if scenes else "noise",

@@ -63,25 +63,26 @@ def write_layer(path: Path, layer: Layer, batches: Iterator[Features]) -> Tally:
     driver = DRIVERS[path.suffix.lower()]
     target = layer_crs(layer.grid.crs, layer.dst_crs, driver)
     counter = _Counter()
-    try:
-        with _Raw.beside(path) if layer.raw else nullcontext() as raw:
-            tables = counter.count(_record_batches(layer, target, driver, batches, raw))
-            mixed = crosses_180(layer.grid, target)
-            main = Target(layer.name, target, layer.multi, mixed, layer.options, layer.metadata)
-            write_tables(path, main, _schema(driver, layer), tables)
-            if raw is not None:
-                # What names a layer is for one alone.
-                options = tuple(pair for pair in layer.options if pair[0].upper() not in _OF_ONE)
-                before = replace(main, name=f"{layer.name}_raw", options=options, metadata={})
-                write_tables(path, before, raw.schema, raw.batches())
-            if driver == "GPKG":
-                add_style(path, layer.name, layer_style(layer.labels))
-    except (OSError, RuntimeError) as error:
-        if counter.error is not None:
-            raise counter.error from None
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
+    with counter.failures(path), _Raw.beside(path) if layer.raw else nullcontext() as raw:
+        tables = counter.count(_record_batches(layer, target, driver, batches, raw))
+        mixed = crosses_180(layer.grid, target)
+        main = Target(layer.name, target, layer.multi, mixed, layer.options, layer.metadata)
+        write_tables(path, main, _schema(driver, layer), tables)
+        if raw is not None:
+            # What names a layer is for one alone.
+            options = tuple(pair for pair in layer.options if pair[0].upper() not in _OF_ONE)
+            before = replace(main, name=f"{layer.name}_raw", options=options, metadata={})
+            write_tables(path, before, raw.schema, raw.batches())
+        if driver == "GPKG":
+            add_style(path, layer.name, layer_style(layer.labels))
+    return counter.tally
+
+
+def write_counted(path: Path, target: Target, schema: Any, tables: Iterator[Any]) -> Tally:
+    """As `write_tables`, and what was written. Raises OutputError, or what stops the tables."""
+    counter = _Counter()
+    with counter.failures(path):
+        write_tables(path, target, schema, counter.count(tables))
     return counter.tally
 
 
@@ -156,6 +157,18 @@ class _Counter:
 
     def __init__(self) -> None:
         self.tally = Tally()
+
+    @contextmanager
+    def failures(self, path: Path) -> Iterator[None]:
+        """What goes wrong in the body is what stopped the rows, or the disk's or the driver's refusal."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            if self.error is not None:
+                raise self.error from None
+            if isinstance(error, OutputError):
+                raise
+            raise OutputError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
 
     def count(self, tables: Iterator[Any]) -> Iterator[Any]:
         try:

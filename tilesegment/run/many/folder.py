@@ -54,13 +54,15 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class SceneResult:
-    """What became of one scene. record: what its run did; reason: why it failed or was skipped."""
+    """What became of one scene. record: what its run did; reason: why it failed or was skipped;
+    busy: it was, since another run is making it."""
 
     source: str
     outcome: Outcome
     outputs: Outputs
     record: dict[str, Any] | None = None
     reason: str = ""
+    busy: bool = False
 
     def polygons(self) -> GeoDataFrame:
         """Those that were written, or were there already. Raises InputError where there are none."""
@@ -205,7 +207,7 @@ def _result(
             return SceneResult(entry.source, Outcome.PREDICTED, outputs, run.record)
         return SceneResult(entry.source, Outcome.SKIPPED, outputs, reason=reason)
     except BusyError as error:
-        return SceneResult(entry.source, Outcome.SKIPPED, outputs, reason=str(error))
+        return SceneResult(entry.source, Outcome.SKIPPED, outputs, reason=str(error), busy=True)
     except ExistsError as error:
         return _made_meanwhile(error, entry, outputs, settings, skip_existing)
     except TilesegmentError as error:

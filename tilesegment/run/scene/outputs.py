@@ -72,7 +72,9 @@ class Outputs:
             raise SettingsError(f"--report {self.report}: reports are written as .html")
         if self.tiles is not None and self.vector is None:
             raise SettingsError("--pmtiles holds polygons: give -o a vector format too")
-        resolved = [path.resolve() for path in self.all]
+        # The page that belongs to the tiles has a name as well.
+        pages = [] if self.tiles is None else [self.tiles.with_suffix(end) for end in (".html", ".jpg")]
+        resolved = [path.resolve() for path in [*self.all, *pages]]
         if len(set(resolved)) < len(resolved):
             raise SettingsError("two outputs have the same name")
         for path in self.all:

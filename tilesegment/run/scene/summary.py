@@ -20,7 +20,7 @@ from tilesegment.run.scene.prepare import Prepared, plan_memory, prepare
 from tilesegment.settings import PredictSettings
 
 # Settings that change no output.
-_NO_MATTER = ("workers", "scheduler", "max_memory", "batch", "overwrite", "resume")
+NO_MATTER = ("workers", "scheduler", "max_memory", "batch", "overwrite", "resume")
 
 
 def describe(source: str, settings: PredictSettings, outputs: Outputs | None = None) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def describe(source: str, settings: PredictSettings, outputs: Outputs | None = N
 def made_by(prepared: Prepared, outputs: Outputs, settings: PredictSettings) -> str:
     """Equal for runs that write the same to outputs of the same names: of the scene as it is now, with the
     same model, version and settings."""
-    told = {name: value for name, value in plain_settings(settings).items() if name not in _NO_MATTER}
+    told = {name: value for name, value in plain_settings(settings).items() if name not in NO_MATTER}
     names = [str(path.resolve()) for path in outputs.all]
     whole = json.dumps([prepared.key, told, names], default=str)
     return hashlib.sha256(whole.encode()).hexdigest()[:32]

@@ -13,7 +13,8 @@ import shapely
 from PIL import Image
 
 from tilesegment.grid import Grid
-from tilesegment.interop.web import Page, write_page, write_tiles
+from tilesegment.interop.web import Page, write_no_tiles, write_page, write_tiles
+from tilesegment.raster.display import mercator_bounds
 from tilesegment.raster.environment import gdal_environment
 from tilesegment.raster.sink import Band, write_band
 from tilesegment.raster.source import Scene
@@ -89,7 +90,7 @@ def _write_all(work: Work) -> Written:
         written = Written() if work.outputs.vector is None else _write_polygons(work, work.outputs.vector)
         rasters.result()
     if work.outputs.tiles is not None:
-        _write_web(work, work.outputs.tiles)
+        _write_web(work, work.outputs.tiles, written.counts["polygons"])
     return written
 
 
@@ -166,11 +167,14 @@ def _overview(work: Work) -> Image.Image:
         return Image.fromarray(drawn(_view(work, scene), work.mosaic.classes, labels, _OVERVIEW))
 
 
-def _write_web(work: Work, tiles: Path) -> None:
+def _write_web(work: Work, tiles: Path, polygons: int) -> None:
     """Vector tiles of the polygons that were just written, and the page that shows them."""
     outputs, settings, job = work.outputs, work.settings, work.prepared.job
     with writing(tiles) as temporary, gdal_environment(settings.gdal), Scene(job.scene) as scene:
-        write_tiles(temporary, temporary_for(outputs.main), settings.vector.layer or outputs.main.stem)
+        if polygons:
+            write_tiles(temporary, temporary_for(outputs.main), settings.vector.layer or outputs.main.stem)
+        else:
+            write_no_tiles(temporary, mercator_bounds(scene.grid[job.plan.region])[1])
         page = Page(
             scene, work.prepared.range, job.plan.region, job.model.card.labels, outputs.main.stem,
             f"{work.marks['model']}, {work.marks['software']}",
