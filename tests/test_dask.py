@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -237,7 +239,11 @@ def test_paths_and_errors_on_workers_elsewhere(
 
 
 def test_a_full_disk_under_workers_is_one_line(scene: Path, tmp_path: Path) -> None:
-    """The disk is played by the largest size that files may have."""
+    """The disk is played by the largest size that files may have. Another run has Dask's usual port."""
+    taken = socket.socket()
+    with contextlib.suppress(OSError):
+        taken.bind(("127.0.0.1", 8787))
+        taken.listen()
     done = subprocess.run(
         [
             "bash", "-c",
@@ -250,4 +256,5 @@ def test_a_full_disk_under_workers_is_one_line(scene: Path, tmp_path: Path) -> N
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
     assert "cannot save a block (File too large); free the disk" in lines[0]
+    taken.close()
     assert not (tmp_path / "r.tif").exists()

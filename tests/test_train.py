@@ -825,6 +825,45 @@ class TestTrial:
         assert "a reader says nothing of a network" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [
+        ("encoder=resnet18", "did you mean 'model.encoder'?"),
+        ("encoder_weights=imagenet", "did you mean 'model.encoder_weights'?"),
+        ("size=[64, 64]", "did you mean 'data.size'?"),
+        ("threshold=0.4", "did you mean 'card.threshold'?"),
+        ("lr=0.1", "did you mean 'optimizer.lr'?"),
+        ("epoch=3", "did you mean 'epochs'?"),
+    ],
+)
+def test_keys_are_named_as_they_are_set(change: str, advice: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_config("rooftop", [change])
+    assert str(caught.value).endswith(advice)
+    good = advice.split("'")[1] + "=" + change.partition("=")[2]
+    load_config("rooftop", [good])
+
+
+def test_none_is_no_file_of_weights(tmp_path: Path) -> None:
+    root = layouts.rooftops(tmp_path / "set", 12, 64, nested=False)
+    with pytest.raises(ModelError, match="none: no such file of encoder weights; null is how random ones"):
+        trained("rooftop", root, tmp_path / "r", "data.gsd=null", "model.encoder_weights=none")
+
+
+def test_check_takes_the_configuration_of_a_readers_name(tmp_path: Path) -> None:
+    sizes = []
+    root = layouts.camvid(tmp_path / "cam")
+    for rows in (64, 128):
+        sheet = tmp_path / f"{rows}.png"
+        done = run_cli(
+            "check", root, "--as", "camvid", "--sheet", sheet, "--set", f"data.size=[{rows}, 96]"
+        )
+        assert done.returncode == 0, done.stderr
+        with Image.open(sheet) as picture:
+            sizes.append(picture.height)
+    assert sizes[1] > sizes[0]
+
+
 def test_download_is_asked_for_by_a_flag(tmp_path: Path) -> None:
     where = tmp_path / "no"
     for words in (["train", "voc2012", "--data", where], ["check", where, "--as", "voc2012"]):

@@ -56,10 +56,11 @@ def command(
     from tilesegment.datasets.check import check
     from tilesegment.datasets.opening import open_reader, reader_names
     from tilesegment.errors import InputError, SettingsError
-    from tilesegment.train.config import load_config, load_options
+    from tilesegment.train.config import bundled_configs, load_config, load_options
 
     config, size = None, (512, 512)
-    if kind in reader_names():
+    # A configuration knows more than a reader of its name.
+    if kind in reader_names() and kind not in bundled_configs():
         fetch = ["download=true"] if download else []
         reader = open_reader(kind, data, load_options([*fetch, *changes]), size)
         if model:

@@ -90,7 +90,9 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         else:
             raw = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such file of encoder weights") from None
+        nothing = str(path).lower() in ("none", "random", "false", "no")
+        advice = "; null is how random ones are asked for" if nothing else ""
+        raise ModelError(f"{path}: no such file of encoder weights{advice}") from None
     except (OSError, RuntimeError, ValueError, LookupError, EOFError, *_UNREADABLE) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(f"{path}: cannot be read as weights ({reason[0]})") from error

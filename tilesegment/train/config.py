@@ -45,6 +45,8 @@ class ModelConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+# What people look for beside the name of an optimiser.
+_OF_OPTIMISERS = ("lr", "weight_decay", "momentum", "betas")
 FREEZE = ("statistics", "encoder")
 
 
@@ -226,6 +228,14 @@ def _apply(raw: dict[str, Any], change: str) -> None:
 _OPEN = (DataConfig, NamedConfig)
 
 
+def _place_of(key: str) -> str | None:
+    """Advice for a key that belongs into a section: `encoder` is `model.encoder`."""
+    for section, kind in (("model", ModelConfig), ("data", DataConfig), ("card", CardConfig)):
+        if key in {f.name for f in dataclasses.fields(kind)} - {"options"}:
+            return f"; did you mean '{section}.{key}'?"
+    return f"; did you mean 'optimizer.{key}'?" if key in _OF_OPTIMISERS else None
+
+
 def _build(kind: type[Any], raw: Any, where: str, prefix: str) -> Any:
     if not isinstance(raw, Mapping):
         raise SettingsError(f"{where}: {prefix.rstrip('.')} must hold keys, not {raw!r}")
@@ -239,7 +249,9 @@ def _build(kind: type[Any], raw: Any, where: str, prefix: str) -> Any:
         elif kind in _OPEN:
             spare[str(key)] = value
         else:
-            raise SettingsError(f"{where}: unknown key {prefix}{key}{nearest(str(key), fields)}")
+            advice = _place_of(str(key)) if kind is TrainConfig else None
+            advice = advice or nearest(str(key), fields)
+            raise SettingsError(f"{where}: unknown key {prefix}{key}{advice}")
     if kind in _OPEN:
         values["options"] = spare
     missing = [

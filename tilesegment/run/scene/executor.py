@@ -159,7 +159,9 @@ def _client(workers: int | None, scheduler: str | None) -> Iterator[tuple[Any, i
             threads_per_worker=1,
             processes=True,
             memory_limit=0,
+            # Nobody looks at it, and two runs at once would ask for the same port.
             dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
             host="127.0.0.1",
             silence_logs=logging.CRITICAL,
         ) as cluster,
