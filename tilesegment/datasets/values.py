@@ -7,9 +7,13 @@ from numpy.typing import NDArray
 
 from tilesegment.datasets.sample import Reader
 from tilesegment.errors import InputError
+from tilesegment.model.look import look_of, summary_of
+from tilesegment.model.preprocess import in_range
 
 # Pictures looked at for their type, and for their range; pixels of each.
 _FEW, _PICTURES, _PIXELS = 8, 32, 20_000
+# Those whose looks are remembered.
+_LOOKED = 200
 # As prediction stretches scenes of another type than the model's.
 _PERCENTILES = (2.0, 98.0)
 BYTES = (0.0, 255.0)
@@ -29,6 +33,22 @@ def values_of(reader: Reader, split: str = "train") -> tuple[str, tuple[float, f
         return kind, (0.0, 1.0)
     low, high = np.percentile(seen, _PERCENTILES)
     return kind, (float(low), float(max(high, low + max(1e-6, abs(low) * 1e-6))))
+
+
+def looks_of(
+    reader: Reader, value_range: tuple[float, float], bands: tuple[str, ...] = ("red", "green", "blue")
+) -> dict[str, tuple[float, float]]:
+    """How the training pictures look (see `model.look`), of some spread over the split."""
+    found = []
+    names = reader.names("train")
+    count = min(len(names), _LOOKED)
+    for index in np.unique(np.linspace(0, len(names) - 1, count).astype(int)).tolist():
+        sample = reader.read("train", index, np.random.default_rng([1, index]))
+        low, high = ((value,) * len(sample.values) for value in value_range)
+        pixels = in_range(sample.values, low, high)[:, sample.valid]
+        look = look_of(pixels, bands) if len(pixels) == len(bands) else None
+        found += [look] if look is not None else []
+    return summary_of(found)
 
 
 def _look(reader: Reader, split: str, pictures: int) -> tuple[str, NDArray[np.float64]]:

@@ -39,18 +39,17 @@ class Card:
     """A model's description.
 
     architecture, encoder: names of segmentation-models-pytorch. classes: in order of the network's
-    channels; the first is the background where its name says so.
-    bands: names of the input bands. dtype, value_range: of the pixels it was trained on.
-    mean, std: per band, after the range was mapped to 0..1.
+    channels; the first is the background where its name says so. bands: names of the input bands. dtype,
+    value_range: of the pixels it was trained on. mean, std: per band, after the range was mapped to 0..1.
     gsd: metres a pixel it was trained for, None for pictures. image_size: (rows, columns) for pictures.
     regularize: how polygons of the one class besides the background are drawn, as `--regularize` says it;
-    None: at right angles where the class is one of buildings, else as they are.
-    contact: the network has one more channel after the classes, the logit of lying between two buildings
-    that touch or nearly do.
+    None: at right angles where the class is one of buildings, else as they are. contact: the network has
+    one more channel after the classes, the logit of lying between two buildings that touch or nearly do.
     tile: (rows, columns), overlap: pixels, threshold: least probability of a two-class model's class 1.
-    probabilities: the network gives these, and no logits. temperature: what logits are divided by, so
-    that probabilities mean what they say. activation_bytes: peak memory of a forward pass, a pixel.
-    options: further arguments of the architecture. data, credits, metrics: where it comes from.
+    probabilities: the network gives these, and no logits. temperature: what logits are divided by, so that
+    probabilities mean what they say. activation_bytes: peak memory of a forward pass, a pixel. options:
+    further arguments of the architecture. data, credits, metrics: where it comes from. looks: of the
+    pictures it learnt from, see `model.look`.
     """
 
     name: str
@@ -77,6 +76,7 @@ class Card:
     data: tuple[str, ...] = ()
     credits: tuple[str, ...] = ()
     metrics: dict[str, Any] = field(default_factory=dict)
+    looks: dict[str, tuple[float, float]] = field(default_factory=dict)
     version: int = CARD_VERSION
 
     def __post_init__(self) -> None:
@@ -155,6 +155,7 @@ class Card:
             raw["classes"] = tuple(
                 ModelClass(str(item["name"]), _colour(item["colour"])) for item in raw["classes"]
             )
+            raw["looks"] = {name: (float(m), float(s)) for name, (m, s) in raw.get("looks", {}).items()}
             for key, value in raw.items():
                 if isinstance(value, list):
                     raw[key] = tuple(value)

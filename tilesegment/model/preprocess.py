@@ -24,16 +24,22 @@ def normalise(
 
     values: (bands, rows, columns) of any real dtype; valid: (rows, columns), None where all are.
     """
-    lo = np.asarray(low, np.float32)[:, None, None]
-    hi = np.asarray(high, np.float32)[:, None, None]
-    result = values.astype(np.float32)
-    result -= lo
-    result /= hi - lo
-    np.clip(result, 0, 1, out=result)
+    result = in_range(values, low, high)
     result -= np.asarray(card.mean, np.float32)[:, None, None]
     result /= np.asarray(card.std, np.float32)[:, None, None]
     if valid is not None and not valid.all():
         result[:, ~valid] = 0
+    return result
+
+
+def in_range(values: NDArray[Any], low: tuple[float, ...], high: tuple[float, ...]) -> NDArray[np.float32]:
+    """Pixels (bands, rows, columns) as float32, the range [low, high] by band mapped to 0..1 and
+    clipped."""
+    lo = np.asarray(low, np.float32)[:, None, None]
+    result = values.astype(np.float32)
+    result -= lo
+    result /= np.asarray(high, np.float32)[:, None, None] - lo
+    np.clip(result, 0, 1, out=result)
     return result
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from tilesegment.atomic import write_text
 from tilesegment.datasets.opening import open_reader
 from tilesegment.datasets.sample import SPLITS, Reader
-from tilesegment.datasets.values import values_of
+from tilesegment.datasets.values import looks_of, values_of
 from tilesegment.errors import OutputError, SettingsError
 from tilesegment.evaluate.pixels import Confusion
 from tilesegment.model.build import build_network, load_network
@@ -159,6 +159,7 @@ def make_card(config: TrainConfig, reader: Reader) -> Card:
         license=config.card.license,
         credits=config.card.credits,
         data=(config.data.reader,),
+        looks=looks_of(reader, config.card.value_range or value_range),
     )
 
 

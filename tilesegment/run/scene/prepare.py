@@ -21,6 +21,7 @@ from tilesegment.raster.aoi import box_region, read_aoi, region_of
 from tilesegment.raster.source import Scene, open_scene
 from tilesegment.raster.values import ValueRange, blank_edge, value_range
 from tilesegment.run.block.job import Job, TraceSettings
+from tilesegment.run.scene.drift import scene_drift
 from tilesegment.run.scene.identity import scene_identity
 from tilesegment.run.scene.measures import as_drawn, resolve_measures, shared_tolerance
 from tilesegment.settings import SPLIT, PredictSettings, VectorSettings
@@ -37,7 +38,7 @@ class Prepared:
 
     grid: the working grid; native: the input's own, which rasters are written on where they are `matched`.
     key: decides a pixel's value. files: all behind the
-    input, its model's too. measures: the vector settings with every unit resolved.
+    input, its model's too. measures: the vector settings with every unit resolved. drift: see `model.look`.
     """
 
     job: Job
@@ -52,6 +53,7 @@ class Prepared:
     files: tuple[str, ...]
     matched: bool
     warnings: tuple[str, ...]
+    drift: dict[str, float]
 
     def with_blocks(self, fixed: dict[str, Any]) -> Prepared:
         """With the blocks of an earlier run, or the best that fit the memory."""
@@ -94,7 +96,8 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
         measures, notes = resolve_measures(settings.vector, scene.grid, card.gsd)
         measures = as_drawn(measures, card)
         tracing = _tracing(card, settings, measures, scene.grid, trace)
-        warnings = [*_scene_warnings(scene, settings, card), *(notes if trace else [])]
+        drift, unlike = scene_drift(scene, values, card)
+        warnings = [*_scene_warnings(scene, settings, card), *(notes if trace else []), *unlike]
         budget = settings.max_memory or _default_budget(settings.workers or 1)
         contact = trace and _splits(settings, models, scene.grid.crs is not None)
         engine = _engine(settings, models)
@@ -119,6 +122,7 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
             # A picture that is read at the size of training is still a picture of its own size.
             settings.match_input or card.image_size is not None,
             tuple(warnings),
+            drift,
         )
 
 

@@ -117,6 +117,7 @@ def record_of(
             "tiles_skipped": sum(info.skipped_tiles for info in fresh),
             "valid_pixels": sum(info.valid_pixels for info in infos),
         },
+        "drift": prepared.drift,
         "seconds": stage_seconds(fresh),
         "warnings": warnings,
     }
