@@ -47,14 +47,14 @@ if TYPE_CHECKING:
 def predict(
     source: Any, output: Place, *, transform: Any = ..., crs: str | None = ...,
     mask: Place | None = ..., probability: Place | None = ..., overlay: Place | None = ...,
-    pmtiles: Place | None = ..., report: Place | None = ...,
+    pmtiles: Place | None = ..., report: Place | None = ..., consensus: Place | None = ...,
     progress: Callable[[int, int], None] = ..., **settings: Any,
 ) -> dict[str, Any]: ...  # fmt: skip
 @overload
 def predict(
     source: Any, output: None = None, *, transform: Any = ..., crs: str | None = ...,
     mask: Place | None = ..., probability: Place | None = ..., overlay: Place | None = ...,
-    pmtiles: Place | None = ..., report: Place | None = ...,
+    pmtiles: Place | None = ..., report: Place | None = ..., consensus: Place | None = ...,
     progress: Callable[[int, int], None] = ..., **settings: Any,
 ) -> GeoDataFrame: ...  # fmt: skip
 def predict(
@@ -68,6 +68,7 @@ def predict(
     overlay: Place | None = None,
     pmtiles: Place | None = None,
     report: Place | None = None,
+    consensus: Place | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     **settings: Any,
 ) -> dict[str, Any] | GeoDataFrame:
@@ -81,10 +82,11 @@ def predict(
 
     output: .gpkg .parquet .fgb .geojson .geojsonl .shp for polygons, .tif .png for the mask; mask,
     probability (.tif .png), overlay (.png) come from the same run, and so do vector tiles with a page
-    that shows them (pmtiles, .pmtiles) and a page about the run (report, .html). progress: is called with
-    (tiles done, tiles in all). settings: the options of `tilesegment predict` under their names, such as
-    `model`, `gsd`, `min_area`, `regularize`, `workers`. With `workers`, call it under `if __name__ ==
-    "__main__":`, since worker processes import the calling script.
+    that shows them (pmtiles, .pmtiles) and a page about the run (report, .html) and how far overlapping
+    tiles disagreed (consensus, .tif .png). progress: is called with (tiles done, tiles in all). settings:
+    the options of `tilesegment predict` under their names, such as `model`, `gsd`, `min_area`,
+    `regularize`, `workers`. With `workers`, call it under `if __name__ == "__main__":`, since worker
+    processes import the calling script.
 
     Nothing is left under the outputs' names unless all went well; an interrupted call that writes a file's
     pixels to a file goes on where it stopped when it is repeated. Raises
@@ -112,6 +114,7 @@ def predict(
             optional_path("overlay", overlay),
             optional_path("pmtiles", pmtiles),
             optional_path("report", report),
+            optional_path("consensus", consensus),
         )
         path = _path_of(source, transform, crs, outputs, beside, resolved)
         record = Record(run_predict(path, outputs, resolved, progress=progress).record)

@@ -50,6 +50,9 @@ _SOME_FAILED = 3
 @click.option("--overlay", type=_PATH, help="Also write a picture of the result (.png).")
 @click.option("--pmtiles", type=_PATH, help="Also write vector tiles, and a page that shows them.")
 @click.option("--report", type=_PATH, help="Also write a page about the run (.html).")
+@click.option(
+    "--consensus", type=_PATH, help="Also write how far overlapping tiles disagreed (.tif, .png)."
+)
 @options.SCENE
 @options.VECTOR
 @options.RUNNING
@@ -75,6 +78,7 @@ def command(
     overlay: Path | None,
     pmtiles: Path | None,
     report: Path | None,
+    consensus: Path | None,
     mosaic: bool,
     merge: bool,
     skip_existing: bool,
@@ -114,10 +118,19 @@ def command(
     if mosaic or (not merge and not is_several(inputs, output)):
         if skip_existing:
             raise SettingsError("--skip-existing is for several scenes, whose outputs are in a folder")
-        _scene(inputs, Outputs(Path(output), *others, pmtiles, report), resolved, mosaic, dry_run, as_json)
+        _scene(
+            inputs,
+            Outputs(Path(output), *others, pmtiles, report, consensus),
+            resolved,
+            mosaic,
+            dry_run,
+            as_json,
+        )
         return
-    if pmtiles is not None or report is not None:
-        raise SettingsError("--pmtiles and --report are for one scene, or for sheets with --mosaic")
+    if any(path is not None for path in (pmtiles, report, consensus)):
+        raise SettingsError(
+            "--pmtiles, --report and --consensus are for one scene, or for sheets with --mosaic"
+        )
     ending = None if merge else f".{format}"
     if _scenes(inputs, Path(output), ending, others, resolved, skip_existing, dry_run, as_json):
         raise click.exceptions.Exit(_SOME_FAILED)

@@ -46,7 +46,7 @@ class Load:
     model_bytes: weights in memory; activation_bytes: of one forward pass of one tile at its peak.
     lanes: forward passes at the same time; batch: tiles in each. process_bytes: before any of this.
     scene_bytes: of the whole scene, uncompressed; splits: buildings that touch are told apart. looks:
-    forward passes of a tile, whose results are summed.
+    forward passes of a tile, whose results are summed; consensus: it is saved how far tiles disagree.
     """
 
     bands: int
@@ -61,6 +61,12 @@ class Load:
     scene_bytes: int = GDAL_CACHE_BYTES
     splits: bool = False
     looks: int = 1
+    consensus: bool = False
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes of a finished pixel: probability, and the class where there are several."""
+        return (1 if self.channels == 1 else 2) + self.contact + self.consensus
 
 
 @dataclass(frozen=True)
@@ -108,8 +114,10 @@ def worst_memory(plan: Plan, load: Load) -> Memory:
     tile_bytes = tile_pixels * (source + 4 * load.bands + 4 * channels)
     # The strip in use and the one read ahead; sums of classes and weights.
     strip = strip_pixels * (2 * source + 4 * channels + 4 + 8)
-    # Probability, and the class where there are several; a band more on its way to the file.
-    saved = (1 if load.channels == 1 else 2) + load.contact
+    # The extremes of each class, and their copies while rows move up.
+    strip += strip_pixels * 8 * load.channels if load.consensus else 0
+    # A band more is on its way to the file.
+    saved = load.saved_bytes
     finished = min(rows_waiting(plan) + plan.tile[0], height) * width * saved
     trace = min(TRACE_ROWS, height) * width * TRACE_BYTES
     outputs = min(KEPT_BYTES, plan.region.area * saved)

@@ -57,11 +57,12 @@ class BlockInfo:
 class BlockPixels:
     """classes: (rows, columns) uint8, None for two classes, where the probability of class 1 says all;
     probability: (rows, columns) uint8, 0..254; 255 where nothing was predicted; contact: likewise, that of
-    lying between two buildings, None where it is not wanted."""
+    lying between two buildings, None where it is not wanted; spread: how far tiles disagree, likewise."""
 
     classes: NDArray[np.uint8] | None
     probability: NDArray[np.uint8]
     contact: NDArray[np.uint8] | None = None
+    spread: NDArray[np.uint8] | None = None
 
 
 class BlockWriter:
@@ -154,7 +155,7 @@ def read_fragments(path: Path, band: int) -> Fragments:
 def read_rows(path: Path, begin: int, end: int) -> BlockPixels:
     """The rows [begin, end) of a block, counted from its first."""
     with zipfile.ZipFile(path) as archive:
-        starts: dict[str, list[int]] = {"classes": [], "probability": [], "contact": []}
+        starts: dict[str, list[int]] = {part.name: [] for part in fields(BlockPixels)}
         for name in archive.namelist():
             kind, _, row = name.partition("/")
             if kind in starts:
@@ -177,7 +178,7 @@ def read_rows(path: Path, begin: int, end: int) -> BlockPixels:
         probability = rows("probability")
         if probability is None:
             raise OutputError(f"{path}: holds no pixels; delete it, then run the same command again")
-        return BlockPixels(rows("classes"), probability, rows("contact"))
+        return BlockPixels(rows("classes"), probability, rows("contact"), rows("spread"))
 
 
 def band_starts(path: Path) -> list[int]:

@@ -83,7 +83,7 @@ class Job:
     dtype: of the scene's values; low, high: the value range by band. aoi: WKB in pixel coordinates of the
     working grid, or None. batch: tiles a call, None for the engine's own. lanes: forward passes at a time
     in a process. contact: save it too, to split buildings that touch. others: models whose probabilities
-    are averaged with the model's; tta: one of `several.TTA`.
+    are averaged with the model's; tta: one of `several.TTA`. consensus: save how far tiles disagree.
     """
 
     scene: SceneSpec
@@ -102,6 +102,7 @@ class Job:
     contact: bool = False
     others: tuple[ModelFile, ...] = ()
     tta: str = "none"
+    consensus: bool = False
 
     @property
     def models(self) -> tuple[ModelFile, ...]:

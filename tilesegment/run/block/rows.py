@@ -31,6 +31,7 @@ from tilesegment.run.block.job import Job, trace_block
 from tilesegment.run.block.stopwatch import Stopwatch
 from tilesegment.run.block.tilerows import PixelSource, TileRow, cut_tile, tile_rows, wanted_part
 from tilesegment.tiling.blend import NODATA, Blender, tile_weights
+from tilesegment.tiling.consensus import Disagreement
 from tilesegment.tiling.memory import rows_waiting
 from tilesegment.tiling.plan import Block
 from tilesegment.vector.trace import Fragments
@@ -123,24 +124,32 @@ class _Way:
         plan, rows, window = self.job.plan, self.block.tile_rows, self.block.window
         weights = tile_weights(plan.tile, plan.overlap, self.job.blend)
         blender = predictor.blender(weights, window.width, plan.rows.start(rows[0]))
+        compared = None
+        if self.job.consensus:
+            compared = Disagreement(plan.tile, self.job.model.card.channels, window.width)
         current = rows[0]
         for row, col, found in predicted:
             # Nothing touches the rows above the next row of tiles any more.
             for index in range(current, row):
-                yield from self._rows(blender, index, plan.rows.start(index + 1))
+                yield from self._rows(blender, compared, index, plan.rows.start(index + 1))
             current = row
             with self.watch.stage("blend"):
                 blender.add(col, found)
+                if compared is not None:
+                    compared.add(col, found)
             self.tick()
         for index in range(current, rows[-1]):
-            yield from self._rows(blender, index, plan.rows.start(index + 1))
-        yield from self._rows(blender, rows[-1], blender.top + plan.tile[0])
+            yield from self._rows(blender, compared, index, plan.rows.start(index + 1))
+        yield from self._rows(blender, compared, rows[-1], blender.top + plan.tile[0])
 
-    def _rows(self, blender: Blender, index: int, end: int) -> Iterator[tuple[int, BlockPixels]]:
+    def _rows(
+        self, blender: Blender, compared: Disagreement | None, index: int, end: int
+    ) -> Iterator[tuple[int, BlockPixels]]:
         """The rows above `end`, whose first is that of tile row `index`, as far as they are the block's."""
         window, first = self.block.window, blender.top
         with self.watch.stage("blend"):
-            blended = BlockPixels(*blender.advance(end))
+            spread = None if compared is None else compared.advance(end - first)
+            blended = BlockPixels(*blender.advance(end), spread)
             here = range(max(first, window.row), min(end, window.row_end))
             mask = self.wanted.pop(index)
             if not len(here):
@@ -159,7 +168,10 @@ def _only_wanted(
     if wanted is None:
         nothing = np.full_like(probability, NODATA)
         return BlockPixels(
-            nothing if several else None, nothing, None if blended.contact is None else nothing
+            nothing if several else None,
+            nothing,
+            None if blended.contact is None else nothing,
+            None if blended.spread is None else nothing,
         )
     mask = wanted[rows]
     if ((probability == NODATA) & mask).any():
@@ -168,11 +180,12 @@ def _only_wanted(
     def kept(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return np.where(mask, array, np.uint8(NODATA))
 
-    classes, contact = blended.classes, blended.contact
+    classes, contact, spread = blended.classes, blended.contact, blended.spread
     return BlockPixels(
         kept(classes[rows]) if several and classes is not None else None,
         kept(probability),
         None if contact is None else kept(contact[rows]),
+        None if spread is None else kept(spread[rows]),
     )
 
 

@@ -19,7 +19,7 @@ from tilesegment.vector.files import DRIVERS, is_vector
 @dataclass(frozen=True)
 class Outputs:
     """What a run writes. main: polygons or, with a raster extension, the mask. tiles: of polygons, for the
-    web; report: a page about the run."""
+    web; report: a page about the run; consensus: how far tiles disagreed."""
 
     main: Path
     mask: Path | None = None
@@ -27,10 +27,11 @@ class Outputs:
     overlay: Path | None = None
     tiles: Path | None = None
     report: Path | None = None
+    consensus: Path | None = None
 
     def __post_init__(self) -> None:
         # A link is written through, as everything else does.
-        for name in ("main", "mask", "probability", "overlay", "tiles", "report"):
+        for name in ("main", "mask", "probability", "overlay", "tiles", "report", "consensus"):
             path = getattr(self, name)
             if path is not None and path.is_symlink():
                 object.__setattr__(self, name, Path(os.path.realpath(path)))
@@ -47,6 +48,11 @@ class Outputs:
         return first + ([self.mask] if self.mask is not None else [])
 
     @property
+    def shares(self) -> list[Path]:
+        """The rasters of shares of 1: probabilities, and how far they disagree."""
+        return [path for path in (self.probability, self.consensus) if path is not None]
+
+    @property
     def record(self) -> Path:
         """The run record, beside the main output."""
         return self.main.with_name(self.main.name + ".json")
@@ -54,7 +60,7 @@ class Outputs:
     @property
     def all(self) -> list[Path]:
         """All but the record."""
-        optional = [self.mask, self.probability, self.overlay, self.tiles, self.report]
+        optional = [self.mask, self.probability, self.overlay, self.tiles, self.report, self.consensus]
         return [self.main, *(path for path in optional if path is not None)]
 
     def check(self, *inputs: str | None) -> None:
@@ -63,9 +69,11 @@ class Outputs:
         if not (is_vector(self.main) or is_raster(self.main)):
             known = " ".join([*DRIVERS, ".tif", ".png"])
             raise SettingsError(f"-o {self.main}: unknown extension; use one of {known}")
-        for path in (self.mask, self.probability):
+        for path in (self.mask, *self.shares):
             if path is not None and not is_raster(path):
-                raise SettingsError(f"{path}: masks and probabilities are written as .tif or .png")
+                raise SettingsError(
+                    f"{path}: masks, probabilities and consensus are written as .tif or .png"
+                )
         if self.overlay is not None and self.overlay.suffix.lower() != ".png":
             raise SettingsError(f"--overlay {self.overlay}: overlays are written as .png")
         if self.report is not None and self.report.suffix.lower() not in (".html", ".htm"):

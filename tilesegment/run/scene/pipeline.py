@@ -72,7 +72,8 @@ def run_predict(
     with ExitStack() as stack:
         stack.enter_context(gdal_environment(settings.gdal))
         folder = ledger_folder(outputs.main)
-        prepared = prepare(source, settings, outputs.vector is not None, str(folder))
+        consensus = outputs.consensus is not None
+        prepared = prepare(source, settings, outputs.vector is not None, str(folder), consensus)
         outputs.spare(prepared.files)
         warnings = list(prepared.warnings)
         for line in warnings:
@@ -113,7 +114,7 @@ def run_predict(
 
 def _check_options(prepared: Prepared, outputs: Outputs, settings: PredictSettings) -> None:
     """What the drivers make of creation options, before anything is predicted."""
-    rasters = [path for path in (*outputs.masks, outputs.probability) if path is not None]
+    rasters = [path for path in (*outputs.masks, *outputs.shares) if path is not None]
     if any(path.suffix.lower() == ".png" for path in rasters) and (settings.co or settings.cog):
         raise SettingsError("--co and --cog are for GeoTIFFs, and a mask is to be a PNG")
     if rasters:

@@ -72,10 +72,12 @@ class Prepared:
         return {"block_rows": plan.block_rows, "block_cols": plan.block_cols, "batch": self.job.batch}
 
 
-def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> Prepared:
+def prepare(
+    path: str, settings: PredictSettings, trace: bool, folder: str, consensus: bool = False
+) -> Prepared:
     """Open the input and the model, and decide everything that a run needs.
 
-    trace: whether polygons are wanted; folder: of the ledger.
+    trace: whether polygons are wanted; folder: of the ledger; consensus: how far tiles disagree is wanted.
     Raises the errors of the parts: InputError, ModelError, SettingsError, MemoryBudgetError.
     """
     check_settings(settings)
@@ -102,11 +104,12 @@ def prepare(path: str, settings: PredictSettings, trace: bool, folder: str) -> P
         contact = trace and _splits(settings, models, scene.grid.crs is not None)
         engine = _engine(settings, models)
         load, lanes = _load(scene, models, plan, settings, budget, engine, contact)
+        load = replace(load, consensus=consensus)
         job = Job(
             scene=scene.spec, model=model, plan=plan, dtype=str(scene.dtype), low=values.low,
             high=values.high, blend=cast(BlendMode, settings.blend), engine=engine, batch=settings.batch,
             lanes=lanes, aoi=aoi, tracing=tracing, folder=folder, contact=contact, others=models[1:],
-            tta=settings.tta,
+            tta=settings.tta, consensus=consensus,
         )  # fmt: skip
         return Prepared(
             job,
@@ -320,6 +323,7 @@ def _prediction_key(job: Job, scene: Scene) -> dict[str, Any]:
         "overlap": job.plan.overlap,
         "blend": job.blend,
         "contact": job.contact,
+        "consensus": job.consensus,
         "engine": job.engine.version,
         "device": job.engine.device,
         "precision": job.engine.precision,

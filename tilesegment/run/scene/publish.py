@@ -50,6 +50,19 @@ class Mosaic:
         """Probabilities, 0..254, of a window of the working grid inside the plan's region."""
         return self._read(window)[1]
 
+    def spread(self, window: Window) -> NDArray[np.uint8]:
+        """How far tiles disagreed, 0..254, in a window of the working grid inside the plan's region."""
+        found = np.full((window.height, window.width), NODATA, np.uint8)
+        for block in self.plan.blocks:
+            part = block.window.intersection(window)
+            if part is None:
+                continue
+            inner = part.relative_to(block.window)
+            rows = read_rows(self.path(block), inner.row, inner.row_end)
+            if rows.spread is not None:
+                found[part.relative_to(window).slices] = rows.spread[:, inner.col : inner.col_end]
+        return found
+
     def _read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         classes = np.full((window.height, window.width), NODATA, np.uint8)
         probability = classes.copy()

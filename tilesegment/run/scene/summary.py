@@ -27,7 +27,8 @@ def describe(source: str, settings: PredictSettings, outputs: Outputs | None = N
     """The plan of a run, without running it: blocks, tiles, recompute factor, memory, disk and time."""
     trace = outputs is None or outputs.vector is not None
     with gdal_environment(settings.gdal):
-        prepared = prepare(source, settings, trace, "").with_blocks({})
+        consensus = outputs is not None and outputs.consensus is not None
+        prepared = prepare(source, settings, trace, "", consensus).with_blocks({})
     regular = prepared.measures.regularize != "none"
     seconds = pace_or_none(prepared.job, settings.workers or 1, settings.scheduler, regular)
     return described(source, prepared) | {"seconds": seconds}
@@ -74,7 +75,8 @@ def described(source: str, prepared: Prepared) -> dict[str, Any]:
         "recompute": round(plan.recompute, 4),
         "memory_bytes": memory,
         # Pixels compress to a third or better; polygons take about as much again.
-        "disk_bytes": area * ((1 if prepared.load.channels == 1 else 2) + prepared.load.contact),
+        "disk_bytes": area
+        * ((1 if prepared.load.channels == 1 else 2) + prepared.load.contact + prepared.load.consensus),
         "warnings": list(prepared.warnings),
     }
 

@@ -147,10 +147,11 @@ def _write_rasters(work: Work) -> None:
             band = Band(grid, labels, settings.cog, settings.co, work.marks)
             with writing(path) as temporary:
                 write_band(temporary, band, _reader(prepared, mosaic.classes))
-        if outputs.probability is not None:
-            band = Band(grid, None, settings.cog, settings.co, work.marks)
-            with writing(outputs.probability) as temporary:
-                write_band(temporary, band, _reader(prepared, mosaic.probability))
+        for share, read in ((outputs.probability, mosaic.probability), (outputs.consensus, mosaic.spread)):
+            if share is not None:
+                band = Band(grid, None, settings.cog, settings.co, work.marks)
+                with writing(share) as temporary:
+                    write_band(temporary, band, _reader(prepared, read))
         if outputs.overlay is not None:
             with Scene(prepared.job.scene) as scene, writing(outputs.overlay) as temporary:
                 write_overlay(temporary, _view(work, scene), mosaic.classes, labels, work.marks)
