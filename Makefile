@@ -28,6 +28,7 @@ bench: install
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/vector.py
+	$(BIN)/python benchmarks/parquet.py
 	$(BIN)/python benchmarks/scaling.py
 
 # Makes an environment of some gigabytes for each of the others; run it on an idle machine.

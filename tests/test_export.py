@@ -21,7 +21,8 @@ from tilesegment.errors import ExistsError, InputError, ModelError, OutputError,
 from tilesegment.interop.stac import model_item
 from tilesegment.model import sharing
 from tilesegment.model.build import build_network
-from tilesegment.model.sharing import FORMATS, card_of_shared, read_shared
+from tilesegment.model.card import Card
+from tilesegment.model.sharing import _CARD_FILE, FORMATS, read_shared
 from tilesegment.model.store import find_model, save_model
 from tilesegment.run import export as story
 
@@ -40,6 +41,28 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     weights = {name: tensor.numpy() for name, tensor in build_network(card).state_dict().items()}
     save_model(path, weights, card)
     return str(path)
+
+
+def card_of_shared(kind: str, path: Path) -> Card:
+    """The card inside a written network."""
+    if kind == "onnx":
+        import onnx
+
+        told = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+        return Card.from_json(told["tilesegment_card"], str(path))
+    if kind == "openvino":
+        import openvino
+
+        graph = openvino.Core().read_model(path)
+        return Card.from_json(str(graph.get_rt_info("tilesegment_card").value), str(path))
+    import torch
+
+    extra = {_CARD_FILE: ""}
+    if kind == "torchscript":
+        torch.jit.load(str(path), _extra_files=extra)  # type: ignore[no-untyped-call]
+    else:
+        torch.export.load(path, extra_files=extra)
+    return Card.from_json(extra[_CARD_FILE], str(path))
 
 
 def plain(model: str, tile: np.ndarray) -> np.ndarray:

@@ -7,6 +7,8 @@ model file with its card in ours.
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stderr
 from functools import lru_cache
 from pathlib import Path
 
@@ -75,7 +77,9 @@ def _from_torchvision(name: str) -> Path:
             )
         weights = get_model_weights(kind)[_COCO]
         try:
-            state = weights.get_state_dict(progress=False, check_hash=True)
+            # Torch says there that it begins.
+            with redirect_stderr(io.StringIO()):
+                state = weights.get_state_dict(progress=False, check_hash=True)
         except (OSError, RuntimeError) as error:
             words = str(error).splitlines()[0]
             raise ModelError(

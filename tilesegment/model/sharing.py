@@ -165,25 +165,3 @@ def read_shared(kind: str, path: Path) -> Tiles:
         warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
         return _asked(torch.jit.load(str(path)))  # type: ignore[no-untyped-call]
     return _asked(torch.export.load(path).module())
-
-
-def card_of_shared(kind: str, path: Path) -> Card:
-    """The card inside a written network."""
-    if kind == "onnx":
-        import onnx
-
-        told = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
-        return Card.from_json(told["tilesegment_card"], str(path))
-    if kind == "openvino":
-        import openvino
-
-        graph = openvino.Core().read_model(path)
-        return Card.from_json(str(graph.get_rt_info("tilesegment_card").value), str(path))
-    import torch
-
-    extra = {_CARD_FILE: ""}
-    if kind == "torchscript":
-        torch.jit.load(str(path), _extra_files=extra)  # type: ignore[no-untyped-call]
-    else:
-        torch.export.load(path, extra_files=extra)
-    return Card.from_json(extra[_CARD_FILE], str(path))
