@@ -202,3 +202,15 @@ def test_tiles_side_by_side_fill_a_picture() -> None:
 def test_tiles_of_a_plan_follow_its_overlap() -> None:
     plan = Plan(100, 130, Window(0, 0, 100, 130), (40, 50), 10)
     assert (plan.rows.step, plan.cols.step) == (30, 40)
+
+
+def test_squared_errors_of_masks_and_of_probabilities() -> None:
+    from tilesegment.evaluate.pixels import Confusion
+
+    truth, said = np.array([0, 1, 2, 2, 1]), np.array([0, 2, 2, 1, 1])
+    matrix = np.zeros((3, 3), np.int64)
+    np.add.at(matrix, (truth, said), 1)
+    one_hot = np.eye(3)
+    figures = Confusion(3, 2.4, matrix).summary()
+    assert figures["mse"] == pytest.approx(((one_hot[said] - one_hot[truth]) ** 2).mean())
+    assert figures["brier"] == pytest.approx(2.4 / 15)

@@ -280,3 +280,12 @@ def test_out_of_memory_is_a_failure_and_one_line(
     monkeypatch.setattr(main.cli, "main", fail)
     assert main._run([]) == 1
     assert capsys.readouterr().err.startswith("error: out of memory; run the same command again")
+
+
+def test_a_second_request_to_stop_disturbs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tilesegment.cli import main
+
+    monkeypatch.setattr(main, "_terminated", False)
+    with pytest.raises(main.Terminated):
+        main._terminate(signal.SIGTERM, None)
+    assert main._terminate(signal.SIGTERM, None) is None

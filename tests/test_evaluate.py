@@ -590,7 +590,8 @@ class TestScenes:
         figures = tilesegment.evaluate_scene(tmp_path / "p.tif", truth, probability=tmp_path / "q.tif")[
             "pixels"
         ]
-        assert figures["mse"] == pytest.approx((((said / 254) - label) ** 2).mean(), abs=1e-12)
+        assert figures["brier"] == pytest.approx((((said / 254) - label) ** 2).mean(), abs=1e-12)
+        assert figures["mse"] == pytest.approx(1 - figures["accuracy"])
         curve = {row["threshold"]: row["iou"] for row in figures["thresholds"]}
         assert curve[0.4] == 1.0
         assert curve[0.5] == pytest.approx(figures["iou"])

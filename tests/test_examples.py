@@ -85,6 +85,35 @@ def test_the_cluster_of_kubernetes_is_right() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("gdal_proximity.py") is None, reason="needs GDAL's commands")
+def test_a_step_among_gdals(data: Path, tmp_path: Path) -> None:
+    sheets = []
+    with rasterio.open(data / "scenes" / "philippines_epsg3857.tif") as dataset:
+        for k in range(2):
+            window = Window(1000 * k, 0, 1000, 800)
+            profile = {**dataset.profile, "width": 1000, "height": 800}
+            profile["transform"] = dataset.window_transform(window)
+            sheets.append(tmp_path / f"sheet{k}.tif")
+            with rasterio.open(sheets[-1], "w", **profile) as part:
+                part.write(dataset.read(window=window))
+    done = run(EXAMPLES / "gdal_pipeline.sh", "EPSG:32651", tmp_path / "out", *sheets)
+    assert done.returncode == 0, done.stderr
+    roofs = geopandas.read_file(tmp_path / "out" / "roofs.gpkg", layer="roofs")
+    large = geopandas.read_file(tmp_path / "out" / "large.fgb")
+    assert roofs.crs.to_epsg() == 32651
+    assert len(large) == (roofs["area_m2"] >= 50).sum() > 5
+    assert large.crs.to_epsg() == 4326
+    with (
+        rasterio.open(tmp_path / "out" / "mask.tif") as mask,
+        rasterio.open(tmp_path / "out" / "distance.tif") as distance,
+    ):
+        inside = mask.read(1) == 1
+        far = distance.read(1)
+    assert (far[inside] == 0).all()
+    assert far[~inside].min() > 0
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(
     not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or shutil.which("ogr2ogr") is None,
     reason="needs PostgreSQL, PostGIS and GDAL's commands",

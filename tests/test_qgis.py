@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import geopandas
@@ -148,6 +149,48 @@ def test_the_script_in_the_toolbox(results: Path, data: Path, tmp_path: Path) ->
     )  # fmt: skip
     assert failing.returncode != 0
     assert "No such file or directory; install it, or name it" in failing.stdout + failing.stderr
+
+
+CANCEL = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from qgis.core import *
+application = QgsApplication([], False)
+application.initQgis()
+from tilesegment_roofs import Roofs
+
+class Feedback(QgsProcessingFeedback):
+    seen = []
+
+    def setProgress(self, progress):
+        self.seen.append(progress)
+        self.cancel()
+
+context, feedback = QgsProcessingContext(), Feedback()
+layer = QgsRasterLayer(sys.argv[2], "scene")
+algorithm = Roofs().create()
+parameters = {"INPUT": layer, "OUTPUT": sys.argv[3], "PROGRAM": sys.argv[4], "OPTIONS": "--tile 128"}
+results, good = algorithm.run(parameters, context, feedback)
+print(feedback.textLog())
+print("TOLD", len(feedback.seen), good, flush=True)
+os._exit(0)
+"""
+
+
+@NEEDS_QGIS
+def test_a_cancelled_run_stops_and_goes_on(data: Path, tmp_path: Path) -> None:
+    scene = data / "scenes" / "banepa_epsg3857_jpeg.tif"
+    out, program = tmp_path / "roofs.gpkg", Path(sys.executable).parent / "tilesegment"
+    (tmp_path / "cancel.py").write_text(CANCEL)
+    begin = time.monotonic()
+    told = call(
+        SYSTEM_PYTHON, tmp_path / "cancel.py", EXAMPLES / "qgis", scene, out, program, home=tmp_path
+    )
+    assert "TOLD" in told
+    assert "Traceback" not in told
+    assert time.monotonic() - begin < 60
+    assert not out.exists()
+    assert "stopped" in told
 
 
 @NEEDS_GDAL

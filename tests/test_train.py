@@ -474,9 +474,8 @@ class TestSystems:
         with (run / "metrics.csv").open() as file:
             rows = list(csv.DictReader(file))
         assert [row["epoch"] for row in rows] == ["1", "2"]
-        assert {"train_loss", "val_loss", "val_iou", "val_mse", "val_class_accuracy", "lr"} <= rows[
-            0
-        ].keys()
+        names = {"train_loss", "val_loss", "val_iou", "val_mse", "val_brier", "val_class_accuracy", "lr"}
+        assert names <= rows[0].keys()
         assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
         for picture in ("curves.png", "panels.png", "confusion.png"):
             with Image.open(run / picture) as image:

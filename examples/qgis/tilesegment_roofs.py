@@ -106,9 +106,10 @@ class Roofs(QgsProcessingAlgorithm):
             raise QgsProcessingException(
                 f"{command[0]}: {error.strerror}; install it, or name it"
             ) from error
-        failure = ""
+        failure, stopping = "", False
         for line in process.stderr:
-            if feedback.isCanceled():
+            if feedback.isCanceled() and not stopping:
+                stopping = True
                 process.terminate()
             told = self._told(line)
             if told["level"] == "progress":
@@ -121,6 +122,8 @@ class Roofs(QgsProcessingAlgorithm):
                 feedback.pushInfo(told["message"])
         if process.wait() != 0 and not feedback.isCanceled():
             raise QgsProcessingException(failure or f"it ended with {process.returncode}")
+        if failure:
+            feedback.pushInfo(failure)
 
     @staticmethod
     def _told(line):

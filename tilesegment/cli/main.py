@@ -163,5 +163,8 @@ def _show_usage(error: click.ClickException, arguments: list[str]) -> None:
 
 def _terminate(number: int, frame: FrameType | None) -> Any:
     global _terminated
+    if _terminated:
+        # It is stopping; asked again it would be torn out of saying so.
+        return
     _terminated = True
     raise Terminated

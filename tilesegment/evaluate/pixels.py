@@ -56,18 +56,21 @@ class Confusion:
 
     def summary(self) -> dict[str, float]:
         """The figures of a line in a table. With two classes IoU, Dice (which is F1), precision and recall
-        are those of class 1; with more they are means over the classes that occur. mse: mean of squared
-        differences between probability and truth (Brier 1950)."""
+        are those of class 1; with more they are means over the classes that occur. brier: mean of squared
+        differences between probability and truth, over pixels and classes (Brier 1950); mse: the same of
+        masks, which say 0 or 1 of each class: two are wrong wherever one is."""
         of = 1 if self.classes == 2 else slice(None)
+        accuracy = float(_ratio(np.diag(self.matrix).sum(), self.matrix.sum()))
         return {
-            "accuracy": float(_ratio(np.diag(self.matrix).sum(), self.matrix.sum())),
+            "accuracy": accuracy,
             "class_accuracy": _mean(self.recall),
             "iou": _mean(self.iou[of]),
             "miou": _mean(self.iou),
             "dice": _mean(self.dice[of]),
             "precision": _mean(self.precision[of]),
             "recall": _mean(self.recall[of]),
-            "mse": self.squared / (self.total * self.classes) if self.total else float("nan"),
+            "brier": self.squared / (self.total * self.classes) if self.total else float("nan"),
+            "mse": 2 * (1 - accuracy) / self.classes,
         }
 
 

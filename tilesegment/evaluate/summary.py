@@ -69,7 +69,7 @@ def _both(
 
 
 def pixel_summary(confusion: Confusion, names: Sequence[str]) -> dict[str, Any]:
-    """Figures of a confusion matrix. mse is None without probabilities."""
+    """Figures of a confusion matrix. brier is None without probabilities."""
     figures: dict[str, Any] = {name: _plain(value) for name, value in confusion.summary().items()}
     figures["pixels"] = confusion.total
     figures["by_class"] = [
@@ -117,7 +117,7 @@ def mask_summary(
         figures["reliability"] = reliability_of_pixels(counts.probability)
         figures["calibration_error"] = _plain(calibration_error(figures["reliability"]))
     else:
-        figures["mse"] = None
+        figures["brier"] = None
     return figures
 
 

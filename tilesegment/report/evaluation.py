@@ -153,7 +153,9 @@ def text_table(figures: dict[str, Any]) -> str:
     lines = []
     pixels, objects = figures["pixels"], figures.get("objects")
     lines += _rows(
-        "pixels", pixels, ("iou", "dice", "precision", "recall", "accuracy", "class_accuracy", "mse")
+        "pixels",
+        pixels,
+        ("iou", "dice", "precision", "recall", "accuracy", "class_accuracy", "mse", "brier"),
     )
     for entry in pixels.get("boundary", []):
         lines.append(

@@ -188,7 +188,7 @@ def _pixel_figures(
         )
     figures["intervals"] = {"units": len(units), "of": kind, **pixel_intervals(units.astype(np.float64))}
     if counts is None:
-        figures["mse"] = None
+        figures["brier"] = None
     else:
         figures["thresholds"] = threshold_curve(counts)
         figures["reliability"] = reliability_of_pixels(counts)
