@@ -36,7 +36,11 @@ KINDS = [
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Three classes, a contact channel and a temperature."""
     torch.manual_seed(0)
-    card = dataclasses.replace(small_card(3), contact=True, temperature=1.7)
+    # Few layers: converting them takes long.
+    options = {"encoder_depth": 3, "decoder_channels": [16, 8, 4]}
+    card = dataclasses.replace(
+        small_card(3), encoder="resnet18", options=options, contact=True, temperature=1.7
+    )
     path = tmp_path_factory.mktemp("model") / "m.safetensors"
     weights = {name: tensor.numpy() for name, tensor in build_network(card).state_dict().items()}
     save_model(path, weights, card)

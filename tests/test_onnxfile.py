@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -243,9 +244,11 @@ class TestRuns:
         from tilesegment.model.build import build_network
         from tilesegment.model.store import save_model
 
-        network = build_network(small_card(2))
+        options = {"encoder_depth": 3, "decoder_channels": [16, 8, 4]}
+        card = dataclasses.replace(small_card(2), encoder="resnet18", options=options)
+        network = build_network(card)
         weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-        save_model(tmp_path / "m.safetensors", weights, small_card(2))
+        save_model(tmp_path / "m.safetensors", weights, card)
         done = tilesegment.export(str(tmp_path / "m.safetensors"), tmp_path / "m.onnx", tile=64)
         assert done["largest_difference"] < 1e-5
         smooth = np.kron(rng.integers(0, 255, (3, 12, 15)), np.ones((1, 10, 10))).astype(np.uint8)
