@@ -18,7 +18,9 @@ from tilesegment.model.store import find_model, read_weights, save_model
 
 def small_card(classes: int = 2) -> Card:
     names = tuple(ModelClass(f"c{k}", (k, k, k)) for k in range(classes))
-    return Card("small", "Unet", "mobilenet_v2", names, tile=(64, 64), overlap=8)
+    # Few layers: converting them takes long.
+    options = {"encoder_depth": 3, "decoder_channels": [16, 8, 4]}
+    return Card("small", "Unet", "resnet18", names, options=options, tile=(64, 64), overlap=8)
 
 
 @pytest.fixture
@@ -127,7 +129,7 @@ def test_unknown_names_and_unreachable_weights_are_one_line(monkeypatch: pytest.
         raise OSError("no network\nsecond line")
 
     monkeypatch.setattr(smp, "create_model", offline)
-    with pytest.raises(ModelError, match="imagenet weights of mobilenet_v2 cannot be loaded") as caught:
+    with pytest.raises(ModelError, match="imagenet weights of resnet18 cannot be loaded") as caught:
         build_network(small_card(), "imagenet")
     assert "\n" not in str(caught.value)
 
