@@ -83,8 +83,9 @@ class Outputs:
         # The page that belongs to the tiles has a name as well.
         pages = [] if self.tiles is None else [self.tiles.with_suffix(end) for end in (".html", ".jpg")]
         resolved = [path.resolve() for path in [*self.all, *pages]]
-        if len(set(resolved)) < len(resolved):
-            raise SettingsError("two outputs have the same name")
+        for path in resolved:
+            if resolved.count(path) > 1:
+                raise SettingsError(f"two outputs have the same name ({path.name})")
         for path in self.all:
             check_place(path)
         for file in (self.record, *(found for path in self.all for found in belongings(path))):
