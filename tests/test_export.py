@@ -190,5 +190,8 @@ class TestStac:
         assert [entry["name"] for entry in said["classification:classes"]] == ["background", "roof"]
         assert [entry["value"] for entry in said["classification:classes"]] == [0, 1]
         assert said["result"]["shape"] == [-1, 2, *card.tile]
+        # Bands are told of where STAC 1.1 has them.
+        assert item["stac_version"] == "1.1.0"
+        assert [band["name"] for band in told["bands"]] == given["bands"] == list(card.bands)
         assert told["gsd"] == card.gsd
         assert told["tilesegment:credits"] == list(card.credits)

@@ -52,7 +52,7 @@ def model_item(
     weights = {"weights": {"href": hrefs[1], **kind_of_weights}} if len(hrefs) > 1 else {}
     return {
         "type": "Feature",
-        "stac_version": "1.0.0",
+        "stac_version": "1.1.0",
         "stac_extensions": _EXTENSIONS,
         "id": f"{card.name}-{kind}",
         "geometry": {"type": "Polygon", "coordinates": [ring]},
@@ -72,6 +72,8 @@ def model_item(
             "mlm:pretrained": True,
             "mlm:input": [_input(card)],
             "mlm:output": [_output(card)],
+            # What the input's bands are called has to be known.
+            "bands": [{"name": name} for name in card.bands],
             **({} if card.gsd is None else {"gsd": card.gsd}),
         },
         "links": [],
