@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from tilesegment.model.card import Card, ModelClass, default_colours
-from tilesegment.model.store import ModelFile
+from tilesegment.model.store import ModelFile, save_model
+from tilesegment.run.block import predict as block_module
+from tilesegment.tiling import memory
 from tilesegment.tiling.blend import Strip, count_probability
 
 
@@ -18,6 +23,28 @@ def fake_card(classes: int = 2, **fields: object) -> Card:
 
 def fake_model(classes: int = 2, **fields: object) -> ModelFile:
     return ModelFile("fake", "/nowhere", "0" * 64, 1000, fake_card(classes, **fields))
+
+
+def save_fake(path: Path, classes: int = 2, **fields: object) -> str:
+    """A model file whose weights nobody computes with."""
+    save_model(path, {"w": np.zeros(3, np.float32)}, fake_card(classes, **fields))
+    return str(path)
+
+
+def use(monkeypatch: pytest.MonkeyPatch, predictor: Fake, block_pixels: int | None = None) -> None:
+    """Let a predictor answer instead of a network. block_pixels: of blocks, so that small scenes have
+    several."""
+
+    def load(name: str, model: ModelFile, setup: object) -> Fake:
+        predictor.channels = model.card.channels
+        return predictor
+
+    monkeypatch.setattr(block_module, "load_engine", load)
+    monkeypatch.setattr(block_module, "_loaded", {})
+    if block_pixels is not None:
+        monkeypatch.setattr(memory, "LEAST_BLOCK_PIXELS", 1)
+        monkeypatch.setattr(memory, "MOST_WORK", 3.0)
+        monkeypatch.setattr(memory, "MOST_BLOCK_PIXELS", block_pixels)
 
 
 class Ready:

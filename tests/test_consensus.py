@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import geopandas
 import numpy as np
@@ -11,11 +10,8 @@ import pytest
 import rasterio
 
 import tilesegment
-from tests.fakes import Fake, fake_card
+from tests.fakes import Fake, save_fake, use
 from tilesegment.errors import SettingsError
-from tilesegment.model.store import save_model
-from tilesegment.run.block import predict as block_module
-from tilesegment.tiling import memory
 from tilesegment.tiling.blend import FINE_MAX, NODATA
 from tilesegment.tiling.consensus import Disagreement
 
@@ -42,24 +38,13 @@ class Tilted(Fake):
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Tilted:
     tilted = Tilted()
-
-    def load(name: str, model: Any, setup: Any) -> Tilted:
-        tilted.channels = model.card.channels
-        return tilted
-
-    monkeypatch.setattr(block_module, "load_engine", load)
-    monkeypatch.setattr(block_module, "_loaded", {})
-    monkeypatch.setattr(memory, "LEAST_BLOCK_PIXELS", 1)
-    monkeypatch.setattr(memory, "MOST_WORK", 3.0)
-    monkeypatch.setattr(memory, "MOST_BLOCK_PIXELS", 3000)
+    use(monkeypatch, tilted, 3000)
     return tilted
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> str:
-    path = tmp_path / "m.safetensors"
-    save_model(path, {"w": np.zeros(3, np.float32)}, fake_card(2))
-    return str(path)
+    return save_fake(tmp_path / "m.safetensors")
 
 
 def expected(rows: int, cols: int) -> np.ndarray:

@@ -16,23 +16,18 @@ from rasterio.io import MemoryFile
 from rasterio.vrt import WarpedVRT
 
 import tilesegment
-from tests.fakes import Wavy, fake_card
+from tests.fakes import Wavy, save_fake, use
 from tilesegment.errors import InputError, SettingsError
-from tilesegment.model.store import save_model
 from tilesegment.raster.given import as_file
 from tilesegment.raster.source import open_scene
-from tilesegment.run.block import predict as block_module
 
 AFFINE, CRS = Affine(0.15, 0, 354000, 0, -0.15, 3057000), "EPSG:32645"
 
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(block_module, "load_engine", lambda *_: Wavy())
-    monkeypatch.setattr(block_module, "_loaded", {})
-    path = tmp_path / "model.safetensors"
-    save_model(path, {"w": np.zeros(3, np.float32)}, fake_card())
-    return str(path)
+    use(monkeypatch, Wavy())
+    return save_fake(tmp_path / "model.safetensors")
 
 
 @pytest.fixture

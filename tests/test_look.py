@@ -12,14 +12,14 @@ import rasterio
 
 import tilesegment
 from tests import layouts
-from tests.fakes import fake_card
+from tests.fakes import fake_card, save_fake
 from tests.test_pipeline import counter, model
 from tests.test_train import trained
 from tilesegment.datasets.opening import open_reader
 from tilesegment.datasets.values import looks_of
 from tilesegment.model.card import Card
 from tilesegment.model.look import drift_of, look_of, summary_of
-from tilesegment.model.store import find_model, save_model
+from tilesegment.model.store import find_model
 from tilesegment.raster.source import open_scene
 from tilesegment.raster.values import few_windows
 
@@ -93,22 +93,21 @@ def test_windows_are_spread_over_a_scene(make_raster: Callable[..., Path], shape
 
 class TestRuns:
     def test_an_unlike_scene_is_named(self, make_raster, counter, tmp_path: Path, caplog) -> None:
-        path = tmp_path / "m.safetensors"
-        save_model(path, {"w": np.zeros(3, np.float32)}, fake_card(looks=KNOWN, gsd=0.15))
+        path = save_fake(tmp_path / "m.safetensors", looks=KNOWN, gsd=0.15)
         rng = np.random.default_rng(0)
         usual = np.repeat(rng.normal(127, 51, (1, 64, 64)).clip(0, 255), 3, axis=0).astype(np.uint8)
-        record = tilesegment.predict(make_raster(usual), tmp_path / "a.tif", model=str(path))
+        record = tilesegment.predict(make_raster(usual), tmp_path / "a.tif", model=path)
         assert abs(record["drift"]["brightness"]) < 1
         assert not [line for line in caplog.messages if "learnt from" in line]
         night = make_raster((usual // 8), "night.tif")
-        record = tilesegment.predict(night, tmp_path / "b.tif", model=str(path))
+        record = tilesegment.predict(night, tmp_path / "b.tif", model=path)
         assert record["drift"]["brightness"] < -3
         (line,) = [line for line in caplog.messages if "learnt from" in line]
         assert line.startswith("the scene is darker and flatter than the pictures that fake learnt from")
         assert line in record["warnings"]
         # In the model's range, whatever the scene's type.
         wide = make_raster(usual.astype(np.uint16) * 16, "wide.tif")
-        record = tilesegment.predict(wide, tmp_path / "c.tif", model=str(path), stretch="0,4080")
+        record = tilesegment.predict(wide, tmp_path / "c.tif", model=path, stretch="0,4080")
         assert abs(record["drift"]["brightness"]) < 1
 
     def test_models_that_do_not_know_say_nothing(self, make_raster, model, counter, tmp_path: Path) -> None:

@@ -16,11 +16,9 @@ from click.testing import CliRunner
 from rasterio.warp import Resampling, calculate_default_transform, reproject
 
 import tilesegment
-from tests.fakes import Fake, fake_card
+from tests.fakes import Fake, save_fake, use
 from tilesegment.cli.predict import command
 from tilesegment.errors import BusyError, ExistsError, InputError, OutputError, SettingsError
-from tilesegment.model.store import save_model
-from tilesegment.run.block import predict as block_module
 from tilesegment.run.many.inputs import Entry
 from tilesegment.run.many.merge import scene_folders
 from tilesegment.run.many.parts import _worse
@@ -47,11 +45,8 @@ class Bright(Fake):
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(block_module, "load_engine", lambda *_: Bright())
-    monkeypatch.setattr(block_module, "_loaded", {})
-    path = tmp_path / "model.safetensors"
-    save_model(path, {"w": np.zeros(3, np.float32)}, fake_card())
-    return str(path)
+    use(monkeypatch, Bright())
+    return save_fake(tmp_path / "model.safetensors")
 
 
 def town() -> np.ndarray:
@@ -328,7 +323,7 @@ class TestWhatGoesWrong:
         def stop(*_: Any) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("tilesegment.run.many.merge._alike", stop)
+        monkeypatch.setattr("tilesegment.run.many.merge.without_secrets", stop)
         with pytest.raises(KeyboardInterrupt):
             merged(scenes, tmp_path / "town.gpkg", model)
         assert not (tmp_path / "town.gpkg").exists()

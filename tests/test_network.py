@@ -15,19 +15,16 @@ import rasterio
 from affine import Affine
 
 import tilesegment
-from tests.fakes import Wavy, fake_card
+from tests.fakes import Wavy, save_fake, use
 from tests.flaky import served
 from tilesegment.errors import InputError
 from tilesegment.grid import Window
-from tilesegment.model.store import save_model
 from tilesegment.raster import network
 from tilesegment.raster.environment import gdal_environment
 from tilesegment.raster.opening import open_file
 from tilesegment.raster.source import open_scene
-from tilesegment.run.block import predict as block_module
 from tilesegment.run.scene import identity
 from tilesegment.run.scene.ledger import ledger_folder
-from tilesegment.tiling import memory
 
 SIDE, ROWS = 1024, 128
 # The same waits as usual, twenty times as short.
@@ -179,14 +176,8 @@ def test_a_head_that_fails_once_identifies_all_the_same(scene: Path) -> None:
 class TestRuns:
     @pytest.fixture
     def model(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-        wavy = Wavy()
-        monkeypatch.setattr(block_module, "load_engine", lambda *_: wavy)
-        monkeypatch.setattr(block_module, "_loaded", {})
-        monkeypatch.setattr(memory, "LEAST_BLOCK_PIXELS", 1)
-        monkeypatch.setattr(memory, "MOST_BLOCK_PIXELS", 200_000)
-        path = tmp_path / "model.safetensors"
-        save_model(path, {"w": np.zeros(3, np.float32)}, fake_card(tile=(256, 256), overlap=32))
-        return str(path)
+        use(monkeypatch, Wavy(), 200_000)
+        return save_fake(tmp_path / "model.safetensors", tile=(256, 256), overlap=32)
 
     def test_a_run_ends_as_on_local_files(self, scene: Path, model: str, tmp_path: Path) -> None:
         tilesegment.predict(scene, tmp_path / "local.tif", model=model)

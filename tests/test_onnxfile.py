@@ -18,7 +18,7 @@ from tilesegment.errors import ModelError, SettingsError
 from tilesegment.model import onnxfile
 from tilesegment.model.engines import Setup, load_engine
 from tilesegment.model.engines.choose import choose_engine
-from tilesegment.model.store import find_model
+from tilesegment.model.store import CARD_KEY, find_model
 from tilesegment.tiling.blend import FINE_MAX
 
 if find_spec("onnx") is None or find_spec("onnxruntime") is None:
@@ -123,11 +123,11 @@ class TestCards:
             ({"channels": 3}, "2 names for 3 classes"),
             ({"outputs": 2}, "a network that takes"),
             ({"gives": (60, 62)}, "gives 60 x 62 pixels of 64 x 64"),
-            ({"bands": "c"}, "bands"),
+            ({"bands": "c"}, "does not say how many bands it takes"),
             ({"told": {**DEEPNESS, "class_names": {"a": "b"}}}, "its metadata cannot be read"),
             ({"told": {**DEEPNESS, "standardization_std": [1.0]}}, "3 bands, but 3 means and 1"),
             ({"told": {**DEEPNESS, "seg_thresh": 1.5}}, "threshold 1.5 is not between 0 and 1"),
-            ({"told": {**DEEPNESS, onnxfile.CARD_KEY: {"version": 9}}}, "card version 9"),
+            ({"told": {**DEEPNESS, CARD_KEY: {"version": 9}}}, "card version 9"),
         ],
     )
     def test_what_is_no_model(self, tmp_path: Path, options: dict[str, Any], words: str) -> None:

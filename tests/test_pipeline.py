@@ -23,10 +23,9 @@ from affine import Affine
 from rasterio.features import shapes
 
 import tilesegment
-from tests.fakes import Wavy, fake_card
+from tests.fakes import Wavy, save_fake, use
 from tilesegment.errors import InputError, OutputError, SettingsError, TilesegmentError
 from tilesegment.grid import Grid, Window
-from tilesegment.model.store import save_model
 from tilesegment.run.block import predict as block_module
 from tilesegment.run.scene.ledger import ledger_folder
 from tilesegment.run.scene.publish import on_output_grid
@@ -37,26 +36,14 @@ from tilesegment.tiling import memory
 def counter(monkeypatch: pytest.MonkeyPatch) -> Wavy:
     """Replaces the network; counts the tiles it is asked for."""
     wavy = Wavy()
-
-    def load(name: str, model: Any, setup: Any) -> Wavy:
-        wavy.channels = model.card.channels
-        return wavy
-
-    monkeypatch.setattr(block_module, "load_engine", load)
-    monkeypatch.setattr(block_module, "_loaded", {})
-    # Small scenes are to have several blocks.
-    monkeypatch.setattr(memory, "LEAST_BLOCK_PIXELS", 1)
-    monkeypatch.setattr(memory, "MOST_WORK", 3.0)
-    monkeypatch.setattr(memory, "MOST_BLOCK_PIXELS", 3000)
+    use(monkeypatch, wavy, 3000)
     return wavy
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Callable[..., str]:
     def make(classes: int = 2, **fields: Any) -> str:
-        path = tmp_path / f"model{classes}.safetensors"
-        save_model(path, {"w": np.zeros(3, np.float32)}, fake_card(classes, **fields))
-        return str(path)
+        return save_fake(tmp_path / f"model{classes}.safetensors", classes, **fields)
 
     return make
 

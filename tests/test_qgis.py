@@ -221,7 +221,7 @@ def test_rio_says_that_masks_are_cloud_optimised(results: Path) -> None:
 def test_duckdb_reads_a_place_of_geoparquet(results: Path) -> None:
     duckdb = pytest.importorskip("duckdb", reason="needs DuckDB")
     frame = geopandas.read_parquet(results / "roofs.parquet")
-    (left, bottom, right, top), middle = frame.total_bounds, frame.union_all().centroid
+    middle = frame.union_all().centroid
     query = (
         f"SELECT count(*), sum(area_m2) FROM '{results / 'roofs.parquet'}' "  # noqa: S608 - of ours
         f"WHERE bbox.xmin <= {middle.x} AND bbox.ymin <= {middle.y}"
@@ -229,5 +229,4 @@ def test_duckdb_reads_a_place_of_geoparquet(results: Path) -> None:
     ((count, area),) = duckdb.sql(query).fetchall()
     inside = (frame.bounds["minx"] <= middle.x) & (frame.bounds["miny"] <= middle.y)
     assert (count, area) == (inside.sum(), pytest.approx(frame.loc[inside, "area_m2"].sum()))
-    assert left < right
-    assert bottom < top
+    assert 0 < count < len(frame)

@@ -402,10 +402,10 @@ class TestSidecars:
             np.testing.assert_array_equal(scene.read(scene.grid.window).valid, mask[0] > 0)
 
     def test_nobody_lists_a_folder_over_a_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert [
+        assert all(
             is_remote(p)
             for p in ("https://a/b.tif", "s3://a/b.tif", "/vsicurl/http://a", "/vsis3_streaming/a")
-        ]
+        )
         assert not any(is_remote(p) for p in ("a.tif", "/a/b.tif", "/vsizip/a.zip/b.tif", "file:///a.tif"))
         seen = []
 

@@ -18,7 +18,6 @@ from tilesegment.raster.picture import is_coloured
 _IMAGES = ("leftImg8bit", "images")
 _KINDS = ("labelIds", "labelTrainIds", "color")
 _BLACK = (0, 0, 0)
-_SPLIT = {"train": 0.9, "val": 0.05, "test": 0.05}
 
 
 def open_cityscapes(
@@ -27,7 +26,7 @@ def open_cityscapes(
     classes: int = 19,
     labels: str = "labelIds",
     foreground: Sequence[str] | None = None,
-    split_by: Mapping[str, Any] = _SPLIT,
+    split_by: Mapping[str, Any],
     seed: int = 0,
 ) -> PairReader:
     """`leftImg8bit/SPLIT/CITY/*_leftImg8bit.png` with `gtFine/SPLIT/CITY/*_gtFine_LABELS.png`, or any of

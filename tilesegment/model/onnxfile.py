@@ -15,9 +15,8 @@ from typing import Any
 
 from tilesegment.errors import ModelError, SettingsError
 from tilesegment.model.card import Card, ModelClass, default_colours
-from tilesegment.model.store import GraphSize, ModelFile
+from tilesegment.model.store import CARD_KEY, GraphSize, ModelFile
 
-CARD_KEY = "tilesegment_card"
 _KIND = "Segmentor"
 _KEYS = (
     *("model_type", "resolution", "tile_size", "tiles_size", "tiles_overlap", "seg_thresh"),

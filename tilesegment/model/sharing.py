@@ -19,7 +19,7 @@ from tilesegment.errors import ModelError, SettingsError
 from tilesegment.model.card import Card
 from tilesegment.model.onnxfile import metadata
 from tilesegment.model.preprocess import padded_tile
-from tilesegment.model.store import ModelFile
+from tilesegment.model.store import CARD_KEY, ModelFile
 
 if TYPE_CHECKING:
     import torch
@@ -116,7 +116,7 @@ def _write_openvino(network: Any, example: Any, card: Card, path: Path) -> None:
     graph.reshape([-1, *example.shape[1:]])
     graph.inputs[0].set_names({"tiles"})
     graph.outputs[0].set_names({"probability"})
-    graph.set_rt_info(card.to_json(), "tilesegment_card")
+    graph.set_rt_info(card.to_json(), CARD_KEY)
     openvino.save_model(graph, path, compress_to_fp16=False)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 BUNDLED_FOLDER = Path(__file__).parent / "weights"
 # What a training run calls its best weights.
 RUN_BEST = "best.safetensors"
-_CARD_KEY = "tilesegment_card"
+CARD_KEY = "tilesegment_card"
 # Arrays of bytes, beside the weights.
 _INT8 = ("openvino_int8.xml", "openvino_int8.bin")
 
@@ -145,7 +145,7 @@ def save_model(
     file."""
     from safetensors.numpy import save_file
 
-    metadata = {_CARD_KEY: card.to_json(), "format": "pt"}
+    metadata = {CARD_KEY: card.to_json(), "format": "pt"}
     arrays = dict(weights)
     if int8 is not None:
         for key, content in zip(_INT8, (int8.xml, int8.weights), strict=True):
@@ -208,7 +208,7 @@ def _find_file(name: str, path: Path) -> ModelFile:
     if path.suffix in (".pt", ".pth", ".ckpt", ".bin"):
         raise ModelError(f"{path}: {path.suffix} files have no card; save the model as safetensors")
     header = _read_header(path)
-    text = header.get("__metadata__", {}).get(_CARD_KEY)
+    text = header.get("__metadata__", {}).get(CARD_KEY)
     if text is None:
         raise ModelError(f"{path}: a safetensors file without a tilesegment card")
     card = Card.from_json(text, str(path))

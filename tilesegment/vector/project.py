@@ -23,6 +23,12 @@ def to_world(geometry: Geometries, grid: Grid, target: str | None) -> Geometries
     return np.asarray(shapely.orient_polygons(reprojected(world, grid.crs, target)))
 
 
+def as_multipolygons(world: Geometries) -> Geometries:
+    """All as multipolygons: some drivers take a layer's type at its word."""
+    parts, owners = shapely.get_parts(world, return_index=True)
+    return np.asarray(shapely.multipolygons(parts, indices=owners))
+
+
 def layer_crs(own: str | None, wanted: str | None, driver: str) -> str | None:
     """The CRS of a layer as WKT or authority code; GeoJSON is always longitude, latitude (RFC 7946)."""
     if own is None:

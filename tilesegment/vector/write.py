@@ -21,7 +21,7 @@ from tilesegment.grid import Grid
 from tilesegment.model.card import ModelClass
 from tilesegment.vector.attributes import attribute_columns
 from tilesegment.vector.files import DRIVERS, Target, schema_of, write_tables
-from tilesegment.vector.project import crosses_180, layer_crs, projector, to_world
+from tilesegment.vector.project import as_multipolygons, crosses_180, layer_crs, projector, to_world
 from tilesegment.vector.rings import Geometries
 from tilesegment.vector.seams import Features
 from tilesegment.vector.style import add_style, layer_style
@@ -207,9 +207,7 @@ def _binary(geometry: Geometries, layer: Layer, target: str | None) -> Any:
 
     world = to_world(geometry, layer.grid, target)
     if crosses_180(layer.grid, target):
-        # Some drivers take a layer's type at its word.
-        parts, owners = shapely.get_parts(world, return_index=True)
-        world = np.asarray(shapely.multipolygons(parts, indices=owners))
+        world = as_multipolygons(world)
     return pa.array(shapely.to_wkb(world, byte_order=1))
 
 

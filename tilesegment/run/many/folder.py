@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import traceback
@@ -289,13 +288,8 @@ def _check_opens(path: Path) -> None:
 def is_up_to_date(entry: Entry, outputs: Outputs, settings: PredictSettings) -> bool:
     """Whether the outputs are what a run would write now. Those that were changed since they were written
     are not, where they may be replaced."""
-    try:
-        record = json.loads(outputs.record.read_text(encoding="utf-8"))
-        written = outputs.record.stat().st_mtime_ns
-        untouched = all(path.stat().st_mtime_ns <= written for path in outputs.all)
-    except (OSError, ValueError):
-        return False
-    if not isinstance(record, dict) or (settings.overwrite and not untouched):
+    record = outputs.read_record()
+    if not record or (settings.overwrite and not outputs.is_untouched()):
         return False
     with gdal_environment(settings.gdal):
         prepared = prepare(entry.source, settings, outputs.vector is not None, "")

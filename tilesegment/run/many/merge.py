@@ -29,14 +29,14 @@ from tilesegment.raster.environment import gdal_environment
 from tilesegment.run.files import discard, publish, writing
 from tilesegment.run.many.folder import Folders, Outcome, Progress, SceneResult, is_up_to_date, run_many
 from tilesegment.run.many.inputs import Entry
-from tilesegment.run.many.parts import Part, crs_of_scene, doubles, part_of, record_beside, schema_of_scene
+from tilesegment.run.many.parts import Part, crs_of_scene, doubles, part_of, schema_of_scene
 from tilesegment.run.record import now, plain_settings, software
 from tilesegment.run.scene.ledger import open_ledger
 from tilesegment.run.scene.outputs import Outputs
 from tilesegment.run.scene.summary import NO_MATTER
 from tilesegment.settings import PredictSettings
 from tilesegment.vector.files import DRIVERS, Target, is_vector, schema_of
-from tilesegment.vector.project import layer_crs
+from tilesegment.vector.project import as_multipolygons, layer_crs
 from tilesegment.vector.style import add_style, layer_style
 from tilesegment.vector.write import Layer, check_layer, write_counted
 
@@ -104,7 +104,7 @@ def _refuse_others(entries: Sequence[Entry], folders: Folders) -> None:
     """Raises ExistsError for masks and pictures that no run of ours wrote."""
     for entry in entries:
         outputs = folders.outputs(entry)
-        written = record_beside(outputs).get("outputs", [])
+        written = outputs.read_record().get("outputs", [])
         for path in outputs.all[1:]:
             if path.exists() and str(path) not in written:
                 raise ExistsError(f"{path}: exists already; choose another name or give --overwrite")
@@ -142,12 +142,10 @@ def _is_up_to_date(
     of_scene: PredictSettings,
 ) -> bool:
     """Whether a layer is what would be written now, but for scenes that had failed."""
-    record = record_beside(outputs)
-    try:
-        untouched = outputs.main.stat().st_mtime_ns <= outputs.record.stat().st_mtime_ns
-    except OSError:
-        return False
-    if not untouched or record.get("inputs") != [without_secrets(entry.source) for entry in entries]:
+    record = outputs.read_record()
+    if not outputs.is_untouched() or record.get("inputs") != [
+        without_secrets(entry.source) for entry in entries
+    ]:
         return False
     if record.get("settings") != json.loads(json.dumps(_that_matter(settings), default=str)):
         return False
@@ -235,10 +233,11 @@ def _write(
                 if not len(kept):
                     continue
                 rows = batch.take(pa.array(kept))
+                found = as_multipolygons(shapes[kept]) if mixed else shapes[kept]
                 columns = [pa.array(np.arange(total + 1, total + 1 + len(kept)))]
                 columns += [rows.column(name) for name in kinds if name != "id"]
                 columns.append(pa.array([without_secrets(part.source)] * len(kept), pa.string()))
-                columns.append(pa.array(shapely.to_wkb(_alike(shapes[kept], mixed), byte_order=1)))
+                columns.append(pa.array(shapely.to_wkb(found, byte_order=1)))
                 total += len(kept)
                 yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
@@ -253,11 +252,3 @@ def _write(
         discard(output)
         raise
     return total
-
-
-def _alike(shapes: NDArray[Any], multi: bool) -> NDArray[Any]:
-    """Multipolygons all, where a layer has some: drivers take its type at its word."""
-    if not multi:
-        return shapes
-    pieces, owners = shapely.get_parts(shapes, return_index=True)
-    return np.asarray(shapely.multipolygons(pieces, indices=owners))

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from tilesegment.errors import InputError
 from tilesegment.grid import FloatArray
 from tilesegment.run.many.folder import SceneResult
-from tilesegment.run.scene.outputs import Outputs
 from tilesegment.vector.project import reprojected
 
 # Two polygons of different scenes are one building where they share this much of the smaller one.
@@ -25,15 +24,6 @@ _DOUBLE = 0.5
 # An outline so near to the edge of its scene was cut by it, in pixels.
 _CUT = 1.5
 _BATCH = 20_000
-
-
-def record_beside(outputs: Outputs) -> dict[str, Any]:
-    """The record beside an output; empty where there is none."""
-    try:
-        found = json.loads(outputs.record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True)
@@ -78,7 +68,7 @@ def schema_of_scene(result: SceneResult, first: Any) -> Any:
         found = pq.read_schema(result.outputs.main)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{result.outputs.main}: cannot be read ({error})") from error
-    if (first is not None and found.names != first.names) or not record_beside(result.outputs):
+    if (first is not None and found.names != first.names) or not result.outputs.read_record():
         raise InputError(
             f"{result.outputs.main}: was written with other settings; remove it, or leave out "
             "--skip-existing"
@@ -90,7 +80,7 @@ def part_of(result: SceneResult, target: str | None, first: Any) -> Part:
     """One scene's polygons for a layer of the CRS `target`. first: the schema of the first one's. Raises
     InputError."""
     crs = crs_of_scene(result, schema_of_scene(result, first))
-    grid = record_beside(result.outputs)["plan"]["grid"]
+    grid = result.outputs.read_record()["plan"]["grid"]
     corners = np.asarray(grid["corners"], float)
     # Straight edges are curves in another CRS.
     along = np.linspace(0, 1, 21)[:-1, None]

@@ -6,7 +6,7 @@ import hashlib
 import os
 from email.message import Message
 from http import HTTPStatus
-from http.client import HTTPException, InvalidURL
+from http.client import BadStatusLine, HTTPException
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -40,7 +40,7 @@ def _file_identity(path: str) -> str | None:
 def _url_identity(url: str) -> str | None:
     try:
         headers = tried_again(url, lambda: _headers(url), lambda: None, _PassingError)
-    except (_PassingError, InvalidURL, OSError, ValueError):
+    except (_PassingError, HTTPException, OSError, ValueError):
         return None
     mark = headers.get("ETag") or headers.get("Last-Modified")
     # Without what signs it: a new signature is no other file.
@@ -64,9 +64,7 @@ def _headers(url: str) -> Message:
         if isinstance(error.reason, ConnectionError | TimeoutError):
             raise _PassingError(str(error)) from error
         raise
-    except InvalidURL:
-        raise
-    except (ConnectionError, HTTPException, TimeoutError) as error:
+    except (BadStatusLine, ConnectionError, TimeoutError) as error:
         raise _PassingError(str(error)) from error
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tilesegment.errors import ExistsError, OutputError, SettingsError
 from tilesegment.raster.sink import is_raster
@@ -56,6 +58,22 @@ class Outputs:
     def record(self) -> Path:
         """The run record, beside the main output."""
         return self.main.with_name(self.main.name + ".json")
+
+    def read_record(self) -> dict[str, Any]:
+        """What the record says; empty where there is none."""
+        try:
+            found = json.loads(self.record.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def is_untouched(self) -> bool:
+        """Whether the outputs are there, and none was changed since the record was written."""
+        try:
+            written = self.record.stat().st_mtime_ns
+            return all(path.stat().st_mtime_ns <= written for path in self.all)
+        except OSError:
+            return False
 
     @property
     def all(self) -> list[Path]:
