@@ -112,7 +112,8 @@ def test_tiles_of_scenes_are_compared(model: str, tmp_path: Path, make_raster, r
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout.splitlines()[0])
     assert (found["tiles_compared"], found["of"]) == (5, "scenes")
-    assert "on 5 tiles of the scenes" in done.output
+    assert "(5 tiles of the scenes)" in done.output
+    assert "buildings that touch are one polygon" in done.output
 
 
 def test_one_that_differs_is_not_written(model: str, tmp_path: Path, monkeypatch) -> None:

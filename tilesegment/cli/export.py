@@ -47,7 +47,8 @@ def command(
 ) -> None:
     """Write MODEL as a graph from normalised tiles to probabilities, with its card inside, and compare its
     answers with the model's on tiles of SCENE... (or on noise). ONNX files carry the keys that the QGIS
-    plugin Deepness reads, and are models for `predict --model` as well.
+    plugin Deepness reads, and are models for `predict --model` as well. Where buildings touch is left out,
+    so that MODEL itself tells more of them apart.
     """
     logs.start(-1 if quiet else verbose, log_format)
     from tilesegment.api import export
@@ -58,5 +59,5 @@ def command(
     what = "of the scenes" if found["of"] == "scenes" else "of noise"
     logs.inform(
         f"{', '.join(found['outputs'])}: probabilities differ by {found['largest_difference']:.1g} at most "
-        f"on {found['tiles_compared']} tiles {what}"
+        f"({found['tiles_compared']} tile{'s' * (found['tiles_compared'] > 1)} {what})"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from tilesegment.run.scene.outputs import check_place
 _TILES = 4
 # Probabilities may differ by this much: the order of sums is another one.
 MOST_DIFFERENT = 1e-3
+_log = logging.getLogger("tilesegment")
 
 
 def export_model(
@@ -83,6 +85,12 @@ def export_model(
         weights = model.bytes // 4
         item = model_item(card, kind, hrefs, digest, output.stat().st_size, weights, software())
         write_text(stac, json.dumps(item, indent=1) + "\n")
+    if model.card.contact:
+        _log.warning(
+            "%s: gives the classes alone; buildings that touch are one polygon, which %s tells apart",
+            output,
+            model.name,
+        )
     return {
         "model": model.name,
         "sha256": model.sha256,
