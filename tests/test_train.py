@@ -562,7 +562,10 @@ run_training(load_config("rooftop", sys.argv[5:]), Path(sys.argv[1]), Path(sys.a
 
 class TestResume:
     # The rate of every epoch depends on how many there were.
-    changes = ("ema=0.9", "warmup=0.5", "epochs=3", "scheduler={name: CosineAnnealingLR, T_max: 3}")
+    changes = (
+        "ema=0.9", "warmup=0.5", "epochs=3", "hard_share=0.3",
+        "scheduler={name: CosineAnnealingLR, T_max: 3}",
+    )  # fmt: skip
 
     def test_a_killed_run_ends_with_the_same_bits(self, data: Path, tmp_path: Path) -> None:
         script = tmp_path / "child.py"
@@ -1200,6 +1203,23 @@ class TestSteps:
             found.append(run._is_exhausted())
         assert found == [False, False, True]
         assert not trainer("patience=0")._is_exhausted()
+
+    def test_what_was_hard_is_read_again_and_changed_anew(self, trainer: Callable[..., Trainer]) -> None:
+        run = trainer(
+            "hard_share=0.4", "batch=2", "data.split={train: 0.5, val: 0.5}", "augment=[]",
+            "card.threshold=0.01",
+        )  # fmt: skip
+        run._train_epoch(loop.loader(run.training, batches := Batches(), 0, False), batches)
+        assert len(run.state.scores) == 5
+        run._end_epoch()
+        assert 1 <= len(run.state.hard) <= 2
+        assert run.state.scores == []
+        origin = run.state.hard[0]
+        before, again = run.training.sample(*origin), run.training.sample(1, 0, *origin)
+        # Rooftops are as large as crops, so that both are cut alike.
+        np.testing.assert_array_equal(before.label, again.label)
+        run._train_epoch(loop.loader(run.training, batches, 0, False), batches)
+        assert sorted(key[2:] for key, _ in run.state.scores if len(key) > 2) == sorted(run.state.hard)
 
     def test_every_epoch_augments_anew(self, trainer: Callable[..., Trainer]) -> None:
         data = trainer().training

@@ -86,7 +86,7 @@ def command(
         return
     from tilesegment.train.run import Listener, resumed_config, run_training
 
-    listener = Listener(logs.inform, _Bar(), logs.warn)
+    listener = Listener(logs.inform, _Bar(), logs.warn, logs.ProgressBar("outlines"))
     folder = output or Path("runs") / settings.name
     if resume:
         settings = resumed_config(folder, changes) or settings

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tilesegment.datasets.buildings import BY_MASK, CONTACT_METRES, contact_of_layer, contact_of_mask
+from tilesegment.datasets.mixing import laid_in, recoloured
 from tilesegment.datasets.pairs import Pair, PairReader
 from tilesegment.datasets.sample import IGNORE, Sample
 from tilesegment.errors import SettingsError
@@ -44,6 +45,8 @@ class CropReader:
     size: (rows, columns) of a crop; crops: an epoch; shares: of the crops, by place; empty_share: of the
     crops that are looked for where no roof is; sizes: metres a pixel that crops are read at, least and
     largest, as if each were `gsd`. A place whose pictures are smaller than a crop is laid out side by side.
+    paste, recolour: the shares of crops into which roofs of another are laid, and whose roofs get other
+    colours, see `datasets.mixing`.
     """
 
     pictures: PairReader
@@ -55,6 +58,8 @@ class CropReader:
     classes: tuple[ModelClass, ...]
     gsd: float
     notes: tuple[str, ...] = field(default=())
+    paste: float = 0.0
+    recolour: float = 0.0
 
     def names(self, split: str) -> Sequence[str]:
         """See `Reader`."""
@@ -68,12 +73,19 @@ class CropReader:
             return self.pictures.read(split, index, rng)
         rng = rng if rng is not None else np.random.default_rng(index)
         if rng.random() >= self.empty_share:
-            return self._assembled(self._drawn(rng))
+            return self._mixed(self._assembled(self._drawn(rng)), rng)
         for _ in range(_TRIES):
             pieces = self._drawn(rng)
             if not any(self._has_roof(piece) for piece in pieces):
                 break
         return self._assembled(pieces)
+
+    def _mixed(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if self.paste and rng.random() < self.paste:
+            sample = laid_in(sample, self._assembled(self._drawn(rng)), self.gsd, rng)
+        if self.recolour and rng.random() < self.recolour:
+            sample = recoloured(sample, rng)
+        return sample
 
     def _drawn(self, rng: np.random.Generator) -> list[_Piece]:
         """Where a crop is read."""
@@ -170,21 +182,24 @@ def open_crops(
     weights: Mapping[str, float] | None,
     empty_share: float,
     pixel_sizes: Sequence[float] | None,
+    paste: float = 0.0,
+    recolour: float = 0.0,
 ) -> CropReader:
     """Crops of a data set's training pictures, large enough that `size` (rows, columns) can be cut whole
     from their middle after any turn.
 
     crops: an epoch; weights: the share of each place, by default in proportion to its ground; empty_share:
     that is looked for where no roof is; pixel_sizes: the least and largest metres a pixel to read at, by
-    default the data set's own. Raises SettingsError.
+    default the data set's own; paste, recolour: see `CropReader`. Raises SettingsError.
     """
     gsd = pictures.gsd
     if gsd is None:
         raise SettingsError("data.crops needs data.gsd, the pixel size that the model is for")
     if not isinstance(crops, int) or crops < 1:
         raise SettingsError(f"data.crops {crops!r} is no whole number above 0")
-    if not 0 <= empty_share <= 1:
-        raise SettingsError(f"data.empty_share {empty_share} is no share between 0 and 1")
+    for name, share in (("empty_share", empty_share), ("paste", paste), ("recolour", recolour)):
+        if not 0 <= share <= 1:
+            raise SettingsError(f"data.{name} {share} is no share between 0 and 1")
     sizes = list(pixel_sizes or (gsd, gsd))
     if len(sizes) != 2 or not 0 < sizes[0] <= sizes[1]:
         raise SettingsError(f"data.pixel_sizes {sizes}: give the least and the largest, in metres")
@@ -198,6 +213,8 @@ def open_crops(
         (float(sizes[0]), float(sizes[1])),
         pictures.classes,
         gsd,
+        paste=paste,
+        recolour=recolour,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +11,14 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from tilesegment.datasets.buildings import label_of_boxes
 from tilesegment.datasets.lists import composed
 from tilesegment.datasets.sample import IGNORE, Sample
 from tilesegment.errors import InputError
 from tilesegment.model.card import ModelClass
-from tilesegment.raster.picture import Part, picture_size, read_colour, read_labels
+from tilesegment.raster.picture import Part, nearest, picture_size, read_colour, read_labels
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 # What the names of a picture and of its label add to the stem they share.
@@ -44,7 +46,8 @@ class Pair:
     """A picture and its labels. label: their file, None where `boxes` hold them: (column, row, width,
     height) of each building. place: where it was taken, for splits by place; metres: its own pixel size,
     None where it is not known or does not matter. instances: what tells its buildings apart, see
-    `datasets.buildings`; None where nothing does."""
+    `datasets.buildings`; None where nothing does. outlines: a PNG of class indices that takes the place of
+    the boxes, see `train.teacher`."""
 
     name: str
     image: Path
@@ -53,6 +56,7 @@ class Pair:
     metres: float | None = None
     boxes: tuple[tuple[int, int, int, int], ...] = ()
     instances: str | None = None
+    outlines: bytes = b""
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -167,6 +171,11 @@ class PairReader:
 
     def read_label(self, pair: Pair, part: Part | None) -> NDArray[np.uint8]:
         """The label of a part alone, (rows, columns), whatever is valid. Raises InputError."""
+        if pair.outlines:
+            drawn = np.asarray(Image.open(io.BytesIO(pair.outlines)), np.uint8)
+            if part is None:
+                return drawn
+            return nearest(drawn if part.window is None else drawn[part.window.slices], part.shape)
         if pair.label is None:
             return label_of_boxes(pair.boxes, picture_size(pair.image), part)
         if part is not None:

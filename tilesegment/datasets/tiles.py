@@ -51,6 +51,8 @@ def open_tiles(
     weights: Mapping[str, float] | None = None,
     empty_share: float = 0.0,
     pixel_sizes: Sequence[float] | None = None,
+    paste: float = 0.0,
+    recolour: float = 0.0,
     instances: Mapping[str, str] | None = None,
     size: tuple[int, int] = (512, 512),
 ) -> PairReader | CropReader:
@@ -61,8 +63,9 @@ def open_tiles(
     places: only these folders. gsd: metres a pixel to resample to; metres: the pixel size of files that
     have no georeference, of all or by place.
     crops: train on so many random crops an epoch, and not on whole pictures; weights, empty_share,
-    pixel_sizes: of these, see `datasets.crops`. instances: by place `mask` where each building is a region
-    of its own in the masks, or a vector file of the buildings. Raises InputError, SettingsError.
+    pixel_sizes, paste, recolour: of these, see `datasets.crops`. instances: by place `mask` where each
+    building is a region of its own in the masks, or a vector file of the buildings. Raises InputError,
+    SettingsError.
     """
     pairs = []
     for folder in _folders(root, places):
@@ -90,12 +93,21 @@ def open_tiles(
             ("weights", weights),
             ("empty_share", empty_share),
             ("pixel_sizes", pixel_sizes),
+            ("paste", paste),
+            ("recolour", recolour),
         ):
             if value:
                 raise SettingsError(f"data.{key} is for data.crops, which is not given")
         return reader
     return open_crops(
-        reader, size, crops=crops, weights=weights, empty_share=empty_share, pixel_sizes=pixel_sizes
+        reader,
+        size,
+        crops=crops,
+        weights=weights,
+        empty_share=empty_share,
+        pixel_sizes=pixel_sizes,
+        paste=paste,
+        recolour=recolour,
     )
 
 

@@ -69,21 +69,23 @@ def to_tensors(
 
 
 class TrainingData(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented samples by (epoch, index)."""
+    """Augmented samples by (epoch, index). A key of four numbers is a picture that is seen again: it is
+    read as by the last two, with the changes of the first two."""
 
     def __init__(self, reader: Reader, augment: Augment, card: Card, seed: int) -> None:
         self._reader, self._augment, self._card, self._seed = reader, augment, card, seed
         # Bytes are augmented as bytes, which is quicker.
         self._bytes = card.dtype == "uint8" and card.value_range == BYTES
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         return to_tensors(self.sample(*key), self._card, None if self._bytes else (0.0, 1.0))
 
-    def sample(self, epoch: int, index: int) -> Sample:
+    def sample(self, epoch: int, index: int, *origin: int) -> Sample:
         """The augmented sample itself; values of other types than bytes are in 0..1."""
         count = len(self._reader.names("train"))
         rng = np.random.default_rng([self._seed, epoch, index])
-        sample = self._reader.read("train", index % count, rng)
+        first = np.random.default_rng([self._seed, *origin]) if origin else rng
+        sample = self._reader.read("train", (origin[1] if origin else index) % count, first)
         if not self._bytes:
             sample = in_unit_range(sample, self._card.value_range)
         return self._augment(sample, int(rng.integers(2**31)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,33 @@ from tilesegment.atomic import replacing
 from tilesegment.errors import ModelError, OutputError
 from tilesegment.model.card import Card
 from tilesegment.model.store import save_model, usual_mode
+from tilesegment.train.hard import Key
 
 STATE = "state.safetensors"
+
+
+@dataclass
+class State:
+    """What goes on from one step to the next, in plain values. epoch: of the next step, from 0; step:
+    batches of it that are done; loss_sum, matrix: over them; history: a row an epoch; best: by metric;
+    waited: epochs since the watched one got better; scores, hard: see `train.hard`, of the pictures so far,
+    and what is seen again in this epoch."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    matrix: list[list[int]] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, float] = field(default_factory=dict)
+    waited: int = 0
+    scores: list[tuple[Key, float]] = field(default_factory=list)
+    hard: list[Key] = field(default_factory=list)
+
+    @classmethod
+    def restored(cls, plain: Mapping[str, Any]) -> State:
+        """As it was before JSON made lists of its keys."""
+        scores = [(tuple(key), score) for key, score in plain.get("scores", ())]
+        return cls(**{**plain, "scores": scores, "hard": [tuple(key) for key in plain.get("hard", ())]})
 
 
 def save_weights(path: Path, network: nn.Module, card: Card) -> None:

@@ -21,11 +21,13 @@ from tilesegment.settings import nearest
 @dataclass(frozen=True)
 class DataConfig:
     """reader: see `datasets.opening`. size: (rows, columns) of what the network sees. fit: `crop` cuts
-    pictures to it, `resize` scales them. options: the reader's own; every other key under `data`."""
+    pictures to it, `resize` scales them. teacher: a model that draws outlines where only boxes are known,
+    see `train.teacher`. options: the reader's own; every other key under `data`."""
 
     reader: str
     size: tuple[int, int]
     fit: str = "crop"
+    teacher: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -89,6 +91,7 @@ class TrainConfig:
     0 for none. precision: auto, fp32, bf16 or fp16. patience: epochs without a better `watch`ed metric
     before it stops, 0 for never. save_minutes: how often a long epoch saves its state. workers: processes
     that read, null for a number that fits the machine. panels: pictures shown of the test split.
+    hard_share: of the pictures, how many are seen again in the next epoch, those with most false alarms.
     """
 
     name: str
@@ -116,6 +119,7 @@ class TrainConfig:
     save_minutes: float = 10.0
     workers: int | None = None
     panels: int = 6
+    hard_share: float = 0.0
     tensorboard: bool = False
 
 
@@ -176,8 +180,9 @@ def parse_config(raw: Mapping[str, Any], where: str) -> TrainConfig:
     for part in config.freeze:
         if part not in FREEZE:
             raise SettingsError(f"{where}: freeze {part!r} is none of {', '.join(FREEZE)}")
-    if not 0 <= config.ema < 1:
-        raise SettingsError(f"{where}: ema {config.ema} is not between 0 and 1")
+    for key, share in (("ema", config.ema), ("hard_share", config.hard_share)):
+        if not 0 <= share < 1:
+            raise SettingsError(f"{where}: {key} {share} is not between 0 and 1")
     return config
 
 

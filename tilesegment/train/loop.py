@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,10 @@ from tilesegment.train.batches import (
     loader,
     views,
 )
-from tilesegment.train.checkpoint import STATE, load_state, save_state, save_weights
+from tilesegment.train.checkpoint import STATE, State, load_state, save_state, save_weights
 from tilesegment.train.config import TrainConfig
 from tilesegment.train.counting import count, found_classes, shares_of
+from tilesegment.train.hard import Key, hardest, scores_of, seen_again
 from tilesegment.train.losses import Loss, class_weights
 from tilesegment.train.optimise import Schedule, averaged, freeze, make_optimizer, set_training
 from tilesegment.train.precision import autocast, choose_precision, keep_grouped_in_float32, keep_memory
@@ -46,21 +47,6 @@ from tilesegment.train.processes import Processes, read_workers
 from tilesegment.train.report import Status, epoch_line
 
 BEST, BEST_LOSS, LAST = RUN_BEST, "best_loss.safetensors", "last.safetensors"
-
-
-@dataclass
-class State:
-    """What goes on from one step to the next, in plain values. epoch: of the next step, from 0; step:
-    batches of it that are done; loss_sum, matrix: over them; history: a row an epoch; best: by metric;
-    waited: epochs since the watched one got better."""
-
-    epoch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    matrix: list[list[int]] = field(default_factory=list)
-    history: list[dict[str, float]] = field(default_factory=list)
-    best: dict[str, float] = field(default_factory=dict)
-    waited: int = 0
 
 
 class Trainer:
@@ -124,7 +110,7 @@ class Trainer:
     def resume(self) -> None:
         """Go on from the folder's saved state. Raises ModelError where it cannot be read."""
         plain = load_state(self.folder / STATE, self._networks(), self._optimizer)
-        self.state = State(**plain["state"])
+        self.state = State.restored(plain["state"])
         self._schedule.restore(plain["schedule"])
         if plain["scaler"]:
             self._scaler.load_state_dict(plain["scaler"])
@@ -180,9 +166,9 @@ class Trainer:
         logits = logits[:, : len(self.card.classes)]
         return count(logits, of_classes, self._classes, self.card.threshold)
 
-    def _keys(self, size: int, epoch: int) -> list[list[tuple[int, int]]]:
+    def _keys(self, size: int, epoch: int) -> list[list[Key]]:
         """The batches of this process in an epoch, as many as every other one has."""
-        keys = epoch_batches(size, self.config.batch, self.config.seed, epoch)
+        keys: list[list[Key]] = [*epoch_batches(size, self.config.batch, self.config.seed, epoch)]  # type: ignore[list-item]
         while len(keys) % self._processes.count:
             keys.append(keys[len(keys) % self._processes.count])
         return keys[self._processes.rank :: self._processes.count]
@@ -203,7 +189,7 @@ class Trainer:
 
     def _train_epoch(self, feed: Any, batches: Batches) -> None:
         state, config = self.state, self.config
-        keys = self._keys(len(self.reader.names("train")), state.epoch)
+        keys = seen_again(self._keys(len(self.reader.names("train")), state.epoch), state.hard, config.seed)
         confusion = Confusion(self._classes)
         if state.matrix:
             confusion.add(np.array(state.matrix, np.int64))
@@ -227,6 +213,8 @@ class Trainer:
             # The last batches of an epoch may be fewer.
             first = state.step - state.step % config.accumulate
             self._scaler.scale(loss / min(config.accumulate, len(keys) - first)).backward()
+            if config.hard_share:
+                self._note_scores(keys[state.step], logits.detach(), label)
             state.step += 1
             if state.step % config.accumulate == 0 or state.step == len(keys):
                 self._step()
@@ -252,6 +240,12 @@ class Trainer:
                 state.matrix = confusion.matrix.tolist()
                 self._save()
         state.matrix = confusion.matrix.tolist()
+
+    def _note_scores(self, keys: list[Key], logits: Tensor, label: Tensor) -> None:
+        of_classes = label[:, 0] if self.card.contact else label
+        logits = logits[:, : len(self.card.classes)].float()
+        scores = scores_of(logits, of_classes, self.card.threshold)
+        self.state.scores += zip(keys, scores, strict=True)
 
     def _forward(self, values: Tensor) -> Tensor:
         try:
@@ -294,6 +288,7 @@ class Trainer:
         }
         state.history.append(row)
         state.epoch, state.step, state.loss_sum, state.matrix = state.epoch + 1, 0, 0.0, []
+        state.hard, state.scores = hardest(state.scores, self.config.hard_share), []
         better = self._note_best(row)
         if self._processes.is_first:
             card = self._card_with(row)

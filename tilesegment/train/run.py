@@ -34,6 +34,7 @@ from tilesegment.train.plots import draw_confusion, draw_curves
 from tilesegment.train.processes import Processes, read_workers
 from tilesegment.train.report import Status, environment, report, write_metrics
 from tilesegment.train.start import start_network
+from tilesegment.train.teacher import taught
 
 _AERIAL_TILE = (512, 512)
 _CONFIG = "config.yaml"
@@ -48,11 +49,12 @@ _FEW = 5
 @dataclass(frozen=True)
 class Listener:
     """Who is told what happens. line: an epoch's line; status: every batch; note: what the user should
-    know."""
+    know; outlines: how many pictures of how many a teacher has drawn."""
 
     line: Callable[[str], None] = lambda text: None
     status: Callable[[Status], None] = lambda status: None
     note: Callable[[str], None] = lambda text: None
+    outlines: Callable[[int, int], None] = lambda done, total: None
 
 
 _SILENT = Listener()
@@ -74,11 +76,15 @@ def run_training(
     where the disk is full or the loss diverges; what was saved stays.
     """
     processes = Processes(device)
+    if config.hard_share and processes.count > 1:
+        raise SettingsError("hard_share: processes do not tell each other what was hard; leave it out")
     if not processes.is_first:
         listener = _SILENT
     reader = open_reader(config.data.reader, data, config.data.options, config.data.size, config.seed)
     for note in [*reader.notes, *_few(reader)]:
         listener.note(note)
+    if config.data.teacher is not None:
+        reader = taught(reader, config.data.teacher, processes.device, listener.outlines)
     going_on = resume and (folder / STATE).is_file()
     _check_folder(folder, config, going_on, resume, overwrite)
     if resume and not going_on:
