@@ -95,7 +95,7 @@ class VectorSettings:
 
 
 # Kinds of files in a folder of outputs: polygons, or the mask alone.
-FORMATS = ("gpkg", "parquet", "fgb", "geojson", "geojsonl", "shp", "tif", "png")
+FORMATS = ("gpkg", "parquet", "fgb", "geojson", "geojsonl", "shp", "coco.json", "tif", "png")
 
 # By contact, where the model's card has it; never; at narrow places.
 SPLIT = ("auto", "none", "depth")

@@ -91,7 +91,7 @@ def command(
     **settings: Any,
 ) -> None:
     """Predict INPUT (anything GDAL opens) and write OUTPUT: polygons for .gpkg .parquet .fgb .geojson
-    .geojsonl .shp, the class mask for .tif .png.
+    .geojsonl .shp .coco.json, the class mask for .tif .png.
 
     Several scenes (files, folders, patterns such as 'scenes/**/*.tif', @LIST for a file of such lines, -
     for lines from the standard input) go to a folder, each to a file of its name; --mask, --probability and
@@ -210,9 +210,11 @@ def _told_merged(as_json: bool) -> Callable[[dict[str, Any]], None]:
         counts = record["counts"]
         if as_json:
             click.echo(json.dumps({"merged": record}, default=str))
+        # Pictures have no place, so that none can be seen twice.
+        doubles = f", {counts['doubles']} doubles removed" if "doubles" in counts else ""
         logs.inform(
-            f"{counts['polygons']} polygons of {counts['scenes']} scenes, {counts['doubles']} doubles "
-            f"removed: {', '.join(record['outputs'])}"
+            f"{counts['polygons']} polygons of {counts['scenes']} scenes{doubles}: "
+            f"{', '.join(record['outputs'])}"
         )
 
     return told

@@ -22,7 +22,7 @@ from tilesegment.model.card import ModelClass
 from tilesegment.raster.display import displayed, in_mercator, mercator_bounds
 from tilesegment.raster.source import Scene
 from tilesegment.raster.values import ValueRange
-from tilesegment.vector.files import DRIVERS
+from tilesegment.vector.files import driver_of
 from tilesegment.vector.project import CRS84, crosses_180
 
 _WKB = {"ARROW:extension:name": "geoarrow.wkb"}
@@ -109,7 +109,7 @@ def _batches(path: Path) -> Iterator[tuple[Any, str, str]]:
     from pyogrio.raw import open_arrow
     from pyproj import CRS
 
-    if DRIVERS[path.suffix.lower()] == "Parquet":
+    if driver_of(path) == "Parquet":
         with pq.ParquetFile(path) as file:
             geo = json.loads(file.schema_arrow.metadata[b"geo"])["columns"]["geometry"]
             kept = [field for field in file.schema_arrow if field.name != "bbox"]

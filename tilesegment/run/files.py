@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from tilesegment.errors import OutputError
+from tilesegment.vector.files import ending_of
 
 # Endings after the whole name, and endings instead of the extension.
 _AFTER = {
@@ -79,7 +80,7 @@ def temporary_for(path: Path) -> Path:
     """Where an output is written before it takes its name: beside it, so that renaming is atomic, and
     with its extension, which drivers look at. A killed run leaves one at most, and the next replaces it."""
     short = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
-    return path.with_name(f".{short}.incomplete{path.suffix.lower()}")
+    return path.with_name(f".{short}.incomplete{ending_of(path)}")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import datetime
 import functools
 import importlib.metadata
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -71,6 +72,11 @@ def _shown(option: str, value: str) -> str:
     """The value of a GDAL option as it may be published."""
     hidden = any(word in option.upper() for word in _SECRET)
     return "***" if hidden else without_secrets(value)
+
+
+def name_of(source: str) -> str:
+    """The file's name of a source, for people."""
+    return re.split(r"[/\\]", without_secrets(source).rstrip("/\\"))[-1]
 
 
 def is_record(path: Path) -> bool:

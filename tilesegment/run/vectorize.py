@@ -21,7 +21,7 @@ from tilesegment.raster.source import Scene, open_scene
 from tilesegment.raster.spec import SceneSpec
 from tilesegment.run.block.file import new_block
 from tilesegment.run.files import discard, publish, writing
-from tilesegment.run.record import now, software
+from tilesegment.run.record import name_of, now, software
 from tilesegment.run.scene.ledger import Ledger, open_ledger
 from tilesegment.run.scene.measures import resolve_measures, shared_tolerance
 from tilesegment.run.scene.outputs import Outputs
@@ -116,6 +116,7 @@ def _layer(
         dst_crs=settings.dst_crs,
         options=given.lco,
         metadata={"software": software(), "input": without_secrets(scene.path)},
+        source=name_of(scene.path),
     )
 
 

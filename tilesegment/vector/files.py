@@ -11,6 +11,7 @@ from xml.sax.saxutils import escape
 
 from tilesegment.atomic import write_text
 from tilesegment.errors import OutputError
+from tilesegment.vector.coco import COCO_ENDING, Picture, write_coco
 from tilesegment.vector.project import wkt
 
 DRIVERS = {
@@ -20,6 +21,7 @@ DRIVERS = {
     ".fgb": "FlatGeobuf",
     ".geojson": "GeoJSON",
     ".json": "GeoJSON",
+    COCO_ENDING: "COCO",
     ".geojsonl": "GeoJSONSeq",
     ".shp": "ESRI Shapefile",
 }
@@ -29,7 +31,8 @@ _SHORT_NAMES = {"perimeter_m": "perim_m", "regularized": "regular", "deviation_m
 
 @dataclass(frozen=True)
 class Target:
-    """A layer of a file. crs: WKT or an authority's code; mixed: both polygons and multipolygons occur."""
+    """A layer of a file. crs: WKT or an authority's code; mixed: both polygons and multipolygons occur;
+    picture: what COCO files are about."""
 
     name: str
     crs: str | None
@@ -37,11 +40,23 @@ class Target:
     mixed: bool = False
     options: tuple[tuple[str, str], ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
+    picture: Picture | None = None
+
+
+def ending_of(path: str | Path) -> str:
+    """The extension by which a format is known, with its dot and in small letters."""
+    name = Path(path).name.lower()
+    return COCO_ENDING if name.endswith(COCO_ENDING) else Path(name).suffix
+
+
+def driver_of(path: str | Path) -> str | None:
+    """The driver of a vector format, `COCO` for our own; None where the extension is of none."""
+    return DRIVERS.get(ending_of(path))
 
 
 def is_vector(path: str | Path) -> bool:
     """Whether the extension is that of a vector format."""
-    return Path(path).suffix.lower() in DRIVERS
+    return driver_of(path) is not None
 
 
 def column_name(name: str, driver: str) -> str:
@@ -60,8 +75,10 @@ def schema_of(kinds: dict[str, Any], driver: str) -> Any:
 
 def write_tables(path: Path, target: Target, schema: Any, tables: Iterator[Any]) -> None:
     """Write record batches of `schema_of`. Raises OutputError or SettingsError."""
-    driver = DRIVERS[path.suffix.lower()]
-    if driver == "Parquet":
+    driver = DRIVERS[ending_of(path)]
+    if driver == "COCO" and target.picture is not None:
+        write_coco(path, target.picture, tables, target.metadata)
+    elif driver == "Parquet":
         from tilesegment.vector.parquet import write_parquet
 
         kinds = ["MultiPolygon"] if target.multi else ["Polygon"]

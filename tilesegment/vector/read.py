@@ -19,7 +19,8 @@ from tilesegment.grid import Grid
 from tilesegment.polygons import Polygons
 from tilesegment.settings import nearest
 from tilesegment.tiling.memory import give_back_memory
-from tilesegment.vector.files import DRIVERS
+from tilesegment.vector.coco import check_coco, read_coco
+from tilesegment.vector.files import driver_of
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -104,7 +105,9 @@ def read_polygons(path: Path) -> GeoDataFrame:
     read."""
     import geopandas
 
-    is_parquet = DRIVERS[path.suffix.lower()] == "Parquet"
+    if driver_of(path) == "COCO":
+        return read_coco(path)
+    is_parquet = driver_of(path) == "Parquet"
     try:
         with only_read():
             found = geopandas.read_parquet(path) if is_parquet else geopandas.read_file(path)
@@ -115,6 +118,9 @@ def read_polygons(path: Path) -> GeoDataFrame:
 
 def check_opens(path: str) -> None:
     """Raises InputError for a file that cannot be read as polygons; no polygon is looked at."""
+    if driver_of(path) == "COCO":
+        check_coco(Path(path))
+        return
     with _opened(path, None):
         return
 
@@ -162,10 +168,10 @@ def _opened(path: str, layer: str | None) -> Iterator[tuple[str | None, str, Ite
     """CRS, name of the geometry column, and Arrow batches."""
     from pyogrio.errors import DataLayerError, DataSourceError
 
+    if driver_of(path) == "COCO":
+        raise InputError(f"{path}: is COCO JSON, whose polygons have no place on the Earth")
     try:
-        opener = (
-            _parquet(path) if DRIVERS.get(Path(path).suffix.lower()) == "Parquet" else _ogr(path, layer)
-        )
+        opener = _parquet(path) if driver_of(path) == "Parquet" else _ogr(path, layer)
         with only_read(), opener as found:
             yield found
     except (DataSourceError, DataLayerError, OSError, ValueError) as error:

@@ -15,12 +15,14 @@ from typing import IO, Any
 
 import numpy as np
 import shapely
+from affine import Affine
 
 from tilesegment.errors import OutputError, SettingsError
 from tilesegment.grid import Grid
 from tilesegment.model.card import ModelClass
 from tilesegment.vector.attributes import attribute_columns
-from tilesegment.vector.files import DRIVERS, Target, schema_of, write_tables
+from tilesegment.vector.coco import COCO_ENDING, Picture
+from tilesegment.vector.files import DRIVERS, Target, ending_of, schema_of, write_tables
 from tilesegment.vector.project import as_multipolygons, crosses_180, layer_crs, projector, to_world
 from tilesegment.vector.rings import Geometries
 from tilesegment.vector.seams import Features
@@ -40,7 +42,8 @@ class Layer:
     grid: the working grid of the features; labels: classes by value; multi: write multipolygons;
     regularized: the features say what became of them; raw: a second layer, NAME_raw, has their outlines
     before that (GeoPackage);
-    metadata: provenance, written where the format has a place for it.
+    metadata: provenance, written where the format has a place for it; size: (rows, columns) of the picture
+    itself and source: its name, for COCO, whose polygons are in its pixels.
     """
 
     grid: Grid
@@ -53,6 +56,22 @@ class Layer:
     dst_crs: str | None = None
     options: tuple[tuple[str, str], ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
+    source: str = ""
+
+    @property
+    def in_pixels(self) -> Layer:
+        """The same polygons in pixels of the picture."""
+        rows, cols = self.size or (self.grid.height, self.grid.width)
+        own = Grid(None, Affine.identity(), rows, cols)
+        return replace(self, grid=own.resized(self.grid.height, self.grid.width), dst_crs=None)
+
+    @property
+    def picture(self) -> Picture:
+        """What a COCO file says of the picture."""
+        rows, cols = self.size or (self.grid.height, self.grid.width)
+        names = tuple(dict.fromkeys(entry.name for entry in self.labels.values()))
+        return Picture(self.source, rows, cols, names)
 
 
 def write_layer(path: Path, layer: Layer, batches: Iterator[Features]) -> Tally:
@@ -60,13 +79,15 @@ def write_layer(path: Path, layer: Layer, batches: Iterator[Features]) -> Tally:
 
     Memory holds one batch at a time. Raises OutputError where the disk or the driver refuses.
     """
-    driver = DRIVERS[path.suffix.lower()]
+    driver = DRIVERS[ending_of(path)]
+    if driver == "COCO":
+        layer = layer.in_pixels
     target = layer_crs(layer.grid.crs, layer.dst_crs, driver)
     counter = _Counter()
     with counter.failures(path), _Raw.beside(path) if layer.raw else nullcontext() as raw:
         tables = counter.count(_record_batches(layer, target, driver, batches, raw))
         mixed = crosses_180(layer.grid, target)
-        main = Target(layer.name, target, layer.multi, mixed, layer.options, layer.metadata)
+        main = Target(layer.name, target, layer.multi, mixed, layer.options, layer.metadata, layer.picture)
         write_tables(path, main, _schema(driver, layer), tables)
         if raw is not None:
             # What names a layer is for one alone.
@@ -98,13 +119,15 @@ def check_layer(path: Path, layer: Layer) -> None:
         )
     if layer.raw and not layer.regularized:
         raise SettingsError("--keep-raw: no outline is changed; give --regularize right")
+    if ending_of(path) == COCO_ENDING and (layer.dst_crs is not None or layer.options):
+        raise SettingsError(f"{path.name}: COCO JSON is in pixels, and has no CRS and no creation options")
     if path.suffix.lower() == ".gpkg" and _RESERVED.match(layer.name):
         raise SettingsError(
             f"layer {layer.name!r}: GeoPackage keeps names like this for itself; give another with --layer"
         )
     for name, value in layer.options:
         _check_silent(name, value)
-    target = layer_crs(layer.grid.crs, layer.dst_crs, DRIVERS[path.suffix.lower()])
+    target = layer_crs(layer.grid.crs, layer.dst_crs, DRIVERS[ending_of(path)])
     if target is not None and target != layer.grid.crs:
         projector(layer.grid.crs, target)
     usual = re.fullmatch(r"\w[\w.-]*", layer.name) is not None
@@ -119,7 +142,7 @@ def check_layer(path: Path, layer: Layer) -> None:
     if layer.regularized:
         trial = replace(trial, plain=square, state=np.zeros(1, np.uint8), deviation=np.zeros(1))
     with tempfile.TemporaryDirectory(prefix="tilesegment-") as folder:
-        path = Path(folder) / f"trial{path.suffix.lower()}"
+        path = Path(folder) / f"trial{ending_of(path)}"
         try:
             with warnings.catch_warnings(record=True) as remarks:
                 warnings.simplefilter("always")

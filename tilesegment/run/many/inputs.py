@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from tilesegment.datasets.lists import decoded, lines_of, read_lines
 from tilesegment.errors import InputError, SettingsError, without_secrets
 from tilesegment.raster.sink import is_raster
-from tilesegment.vector.files import is_vector
+from tilesegment.vector.files import ending_of, is_vector
 
 # What is taken for a scene in a folder; files of other kinds are named one by one, or by a pattern.
 RASTERS = (
@@ -49,7 +49,8 @@ def is_several(words: Sequence[str], output: str) -> bool:
         word == STANDARD_INPUT or _is_list(word) or _is_pattern(word) for word in words
     )
     if several and not is_folder and is_file:
-        folder, ending = PurePath(output).with_suffix(""), PurePath(output).suffix[1:].lower()
+        ending = ending_of(output)[1:]
+        folder = output[: -len(ending) - 1]
         ending = "tif" if ending == "tiff" else ending
         raise SettingsError(
             f"-o {output}: several scenes are written to a folder: -o {folder}/ --format {ending}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,18 +25,19 @@ from tilesegment.errors import (
     without_secrets,
 )
 from tilesegment.grid import Grid, require_crs
-from tilesegment.model.store import find_models
+from tilesegment.model.store import ModelFile, find_models
 from tilesegment.raster.environment import gdal_environment
 from tilesegment.run.files import discard, publish, writing
 from tilesegment.run.many.folder import Folders, Outcome, Progress, SceneResult, is_up_to_date, run_many
 from tilesegment.run.many.inputs import Entry
 from tilesegment.run.many.parts import Part, crs_of_scene, doubles, part_of, schema_of_scene
-from tilesegment.run.record import now, plain_settings, software
+from tilesegment.run.record import name_of, now, plain_settings, software
 from tilesegment.run.scene.ledger import open_ledger
 from tilesegment.run.scene.outputs import Outputs
 from tilesegment.run.scene.summary import NO_MATTER
 from tilesegment.settings import PredictSettings
-from tilesegment.vector.files import DRIVERS, Target, is_vector, schema_of
+from tilesegment.vector.coco import COCO_ENDING, merge_coco
+from tilesegment.vector.files import DRIVERS, Target, driver_of, ending_of, is_vector, schema_of
 from tilesegment.vector.project import as_multipolygons, layer_crs
 from tilesegment.vector.style import add_style, layer_style
 from tilesegment.vector.write import Layer, check_layer, write_counted
@@ -52,7 +54,8 @@ def scene_folders(
         raise SettingsError(
             f"-o {output}: --merge makes a layer of polygons; masks become one by --mosaic or gdalbuildvrt"
         )
-    return Folders(output.with_name(f"{output.name}.scenes"), ".parquet", mask, probability, overlay)
+    ending = COCO_ENDING if driver_of(output) == "COCO" else ".parquet"
+    return Folders(output.with_name(f"{output.name}.scenes"), ending, mask, probability, overlay)
 
 
 def run_merged(
@@ -171,7 +174,8 @@ def merge_scenes(results: Sequence[SceneResult], output: Path, settings: Predict
     """Write the polygons of all scenes that were predicted, now or before, as one layer with a column
     `source`, and its record, which is returned.
 
-    Where scenes overlap and two polygons of different ones are one building, that which is not cut by its
+    COCO JSON holds all pictures, with the polygons of each in its own pixels. Elsewhere, where scenes
+    overlap and two polygons of different ones are one building, that which is not cut by its
     scene's edge stays, then the more confident one, then that of the scene named first. Ids are numbered
     anew. Memory holds the polygons of where scenes overlap.
 
@@ -181,14 +185,18 @@ def merge_scenes(results: Sequence[SceneResult], output: Path, settings: Predict
     if not done:
         raise InputError(f"{output}: no scene has polygons to merge")
     with gdal_environment(settings.gdal), open_ledger(output, {"merge": str(output)}, False) as ledger:
-        first = schema_of_scene(done[0], None)
-        target = layer_crs(
-            crs_of_scene(done[0], first), settings.vector.dst_crs, DRIVERS[output.suffix.lower()]
-        )
-        parts = [part_of(result, target, first) for result in done]
-        dropped = doubles(parts, target)
-        counts = {"scenes": len(parts), "doubles": int(sum(map(len, dropped)))}
-        counts["polygons"] = _write(output, parts, dropped, first, target, settings)
+        counts = {"scenes": len(done)}
+        if driver_of(output) == "COCO":
+            counts["polygons"] = _write_pictures(output, done, settings)
+        else:
+            first = schema_of_scene(done[0], None)
+            target = layer_crs(
+                crs_of_scene(done[0], first), settings.vector.dst_crs, DRIVERS[ending_of(output)]
+            )
+            parts = [part_of(result, target, first) for result in done]
+            dropped = doubles(parts, target)
+            counts["doubles"] = int(sum(map(len, dropped)))
+            counts["polygons"] = _write(output, parts, dropped, first, target, settings)
         record = {
             "software": software(),
             "finished": now(),
@@ -203,6 +211,32 @@ def merge_scenes(results: Sequence[SceneResult], output: Path, settings: Predict
     return record
 
 
+def _marks(model: ModelFile) -> dict[str, str]:
+    return {"software": software(), "model": model.name, "model_sha256": model.sha256}
+
+
+@contextmanager
+def _published(output: Path) -> Iterator[Path]:
+    """The temporary name of an output, which has its own once the body is through."""
+    discard(output)
+    try:
+        with writing(output) as temporary:
+            yield temporary
+        publish(output)
+    except BaseException:
+        discard(output)
+        raise
+
+
+def _write_pictures(output: Path, results: Sequence[SceneResult], settings: PredictSettings) -> int:
+    names = [name_of(result.source) for result in results]
+    if len(set(names)) < len(names):
+        names = [without_secrets(result.source) for result in results]
+    with _published(output) as temporary:
+        files = [result.outputs.main for result in results]
+        return merge_coco(files, names, temporary, _marks(find_models(settings.model)[0]))
+
+
 def _write(
     output: Path,
     parts: Sequence[Part],
@@ -211,12 +245,12 @@ def _write(
     target: str | None,
     settings: PredictSettings,
 ) -> int:
-    driver = DRIVERS[output.suffix.lower()]
+    driver = DRIVERS[ending_of(output)]
     kinds = {name: first.field(name).type for name in first.names if name not in ("geometry", "bbox")}
     schema = schema_of({**kinds, "source": pa.string()}, driver)
     mixed = any(part.has_multipolygons or part.crs != target for part in parts)
     model = find_models(settings.model)[0]
-    marks = {"software": software(), "model": model.name, "model_sha256": model.sha256}
+    marks = _marks(model)
     layer = Target(
         settings.vector.layer or output.stem, target, settings.vector.connectivity == 8, mixed,
         settings.lco, marks,
@@ -241,14 +275,8 @@ def _write(
                 total += len(kept)
                 yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
-    discard(output)
-    try:
-        with writing(output) as temporary:
-            write_counted(temporary, layer, schema, tables())
-            if driver == "GPKG":
-                add_style(temporary, layer.name, layer_style(model.card.labels))
-        publish(output)
-    except BaseException:
-        discard(output)
-        raise
+    with _published(output) as temporary:
+        write_counted(temporary, layer, schema, tables())
+        if driver == "GPKG":
+            add_style(temporary, layer.name, layer_style(model.card.labels))
     return total

@@ -57,7 +57,9 @@ def crs_of_scene(result: SceneResult, schema: Any) -> str:
     """That of a scene's polygons, as PROJJSON. Raises InputError where it has none."""
     crs = json.loads(schema.metadata[b"geo"])["columns"]["geometry"]["crs"]
     if crs is None:
-        raise InputError(f"{result.source}: has no CRS, so its polygons cannot be merged with others")
+        raise InputError(
+            f"{result.source}: has no CRS, so its polygons cannot be merged; pictures are, as .coco.json"
+        )
     return json.dumps(crs)
 
 

@@ -21,6 +21,7 @@ from tilesegment.raster.source import Scene
 from tilesegment.report.overlay import View, drawn, write_overlay
 from tilesegment.report.run import write_report
 from tilesegment.run.files import discard, publish, temporary_for, writing
+from tilesegment.run.record import name_of
 from tilesegment.run.scene.ledger import Ledger
 from tilesegment.run.scene.outputs import Outputs
 from tilesegment.run.scene.prepare import Prepared
@@ -224,4 +225,6 @@ def layer_for(prepared: Prepared, settings: PredictSettings, path: Path, marks: 
         dst_crs=settings.vector.dst_crs,
         options=settings.lco,
         metadata=marks,
+        size=(prepared.native.height, prepared.native.width),
+        source=name_of(prepared.job.scene.path),
     )
