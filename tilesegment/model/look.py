@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 MOST_OFF = 3.0
 # Fewer pixels say nothing.
 _LEAST_PIXELS = 500
+# More say no more.
+_MOST_PIXELS = 50_000
 # Differences of a hundredth of the range are nothing, however alike the training pictures are.
 _LEAST_SPREAD = 0.01
 _WORDS = {
@@ -30,6 +32,7 @@ def look_of(pixels: NDArray[np.float32], bands: Sequence[str]) -> Looks | None:
     contrast: standard deviation of their grey; and for each band its mean against that of all."""
     if pixels.shape[1] < _LEAST_PIXELS:
         return None
+    pixels = pixels[:, :: max(1, pixels.shape[1] // _MOST_PIXELS)]
     means = pixels.mean(axis=1, dtype=np.float64)
     looks = {"brightness": float(means.mean()), "contrast": float(pixels.mean(axis=0).std())}
     if len(bands) > 1:

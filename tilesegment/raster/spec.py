@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tilesegment.grid import Window
+
 
 @dataclass(frozen=True)
 class SceneSpec:
@@ -33,3 +35,8 @@ class Pixels:
 
     values: NDArray[Any]
     valid: NDArray[np.bool_]
+
+    def part(self, window: Window) -> Pixels:
+        """Those of a window, counted from the first row and column."""
+        rows, cols = window.slices
+        return Pixels(self.values[:, rows, cols], self.valid[rows, cols])

@@ -20,6 +20,8 @@ _SAMPLES_A_SIDE = 8
 _FEW_A_SIDE = 3
 _SAMPLE = 192
 _SAMPLE_OVERVIEW = 1536
+# A scene of so many pixels is sooner read whole than looked at in windows.
+_SMALL = 1024 * 1024
 _BLANK_RUN = 32
 # Of a scene's pixels: fewer are nothing to speak of.
 _BLANK_SHARE = 0.005
@@ -79,8 +81,12 @@ def _percentiles(scene: Scene, low: float, high: float) -> tuple[tuple[float, ..
 
 
 def few_windows(scene: Scene) -> Iterator[Pixels]:
-    """Nine windows spread over a scene, which are quick to read also across a network."""
+    """Nine windows spread over a scene, which are quick to read also across a network; all of a small
+    one."""
     grid = scene.grid
+    if grid.window.area <= _SMALL:
+        yield scene.read(grid.window)
+        return
     height, width = min(_SAMPLE, grid.height), min(_SAMPLE, grid.width)
     for row in _spread(grid.height, _FEW_A_SIDE):
         for col in _spread(grid.width, _FEW_A_SIDE):
@@ -158,8 +164,10 @@ def blank_edge(scene: Scene) -> int | None:
     grid, side = scene.grid, _BLANK_RUN
     if min(grid.height, grid.width) < 2 * side:
         return None
+    whole = scene.read(grid.window) if grid.window.area <= _SMALL else None
     for row, col in _edge_squares(grid.height, grid.width, side):
-        pixels = scene.read(Window(row, col, side, side))
+        window = Window(row, col, side, side)
+        pixels = scene.read(window) if whole is None else whole.part(window)
         value = blank_value(pixels.values, pixels.valid)
         if value is not None:
             return value

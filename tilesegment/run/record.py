@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tilesegment.errors import without_secrets
+from tilesegment.model.engines.choose import version_of
 from tilesegment.model.store import ModelFile
 from tilesegment.run.block.file import BlockInfo
 from tilesegment.settings import Measure, PredictSettings
@@ -25,7 +26,7 @@ _SECRET = ("SECRET", "TOKEN", "PASSWORD", "USERPWD", "ACCESS_KEY", "SIGNATURE", 
 
 def software() -> str:
     """`tilesegment VERSION`."""
-    return f"tilesegment {importlib.metadata.version('tilesegment')}"
+    return f"tilesegment {version_of('tilesegment')}"
 
 
 @functools.cache
@@ -34,7 +35,7 @@ def versions() -> Mapping[str, str]:
     import rasterio
 
     installed = {found.name for found in importlib.metadata.distributions()}
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES if name in installed}
+    found = {name: version_of(name) for name in _PACKAGES if name in installed}
     return MappingProxyType(
         {"python": platform.python_version(), "gdal": rasterio.__gdal_version__, **found}
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.metadata
 import importlib.util
 import logging
@@ -17,6 +18,12 @@ _log = logging.getLogger("tilesegment")
 _PACKAGES = {"torch": "torch", "openvino": "openvino", "onnx": "onnxruntime"}
 
 
+@functools.cache
+def version_of(package: str) -> str:
+    """That of an installed package, which is read from the disk once."""
+    return importlib.metadata.version(package)
+
+
 @dataclass(frozen=True)
 class EngineChoice:
     """An engine with its device and precision; `auto` is left only where the engine itself decides."""
@@ -29,7 +36,7 @@ class EngineChoice:
     def version(self) -> str:
         """The engine's package and version."""
         package = _PACKAGES[self.engine]
-        return f"{package} {importlib.metadata.version(package)}"
+        return f"{package} {version_of(package)}"
 
 
 def choose_engine(

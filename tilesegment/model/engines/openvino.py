@@ -6,6 +6,7 @@ softmax and the counting of probabilities are added to it here.
 
 from __future__ import annotations
 
+import functools
 import platform
 from typing import Any
 
@@ -27,6 +28,7 @@ _SPARE = 3
 _NATIVE = ("uint8", "uint16", "int16", "float32")
 
 
+@functools.cache
 def native_bf16() -> bool:
     """Whether the CPU multiplies bf16 in hardware."""
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import math
 import os
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ import shapely
 from tilesegment.errors import SettingsError
 from tilesegment.grid import Grid, Window
 from tilesegment.model.card import Card
-from tilesegment.model.engines.choose import EngineChoice, choose_engine
+from tilesegment.model.engines.choose import EngineChoice, choose_engine, version_of
 from tilesegment.model.engines.several import TTA, turns_of
 from tilesegment.model.store import ModelFile, find_models
 from tilesegment.raster.aoi import box_region, read_aoi, region_of
@@ -308,7 +307,7 @@ def _prediction_key(job: Job, scene: Scene) -> dict[str, Any]:
     """Everything that decides the value of a pixel, in words that can be shown."""
     region = job.plan.region
     return {
-        "version": importlib.metadata.version("tilesegment"),
+        "version": version_of("tilesegment"),
         "input": scene_identity(scene),
         "bands": list(job.scene.bands),
         "nodata": job.scene.nodata,
