@@ -258,3 +258,72 @@ def test_a_full_disk_under_workers_is_one_line(scene: Path, tmp_path: Path) -> N
     assert "cannot save a block (File too large); free the disk" in lines[0]
     taken.close()
     assert not (tmp_path / "r.tif").exists()
+
+
+class TestSpread:
+    """Many scenes on workers: each is done as if it were alone, whole on one or in blocks on all."""
+
+    @pytest.fixture
+    def scenes(self, scene: Path, tmp_path: Path) -> list[str]:
+        """Four parts of the scene, the last of them broken, and the scene itself, which has 20 tiles."""
+        folder = tmp_path / "scenes"
+        folder.mkdir()
+        with rasterio.open(scene) as whole:
+            for k in range(3):
+                window = rasterio.windows.Window(k * 250, k * 100, 300, 300)
+                profile = whole.profile | {
+                    "height": 300, "width": 300, "transform": whole.window_transform(window),
+                }  # fmt: skip
+                with rasterio.open(folder / f"{k}.tif", "w", **profile) as part:
+                    part.write(whole.read(window=window))
+        (folder / "3.tif").write_bytes(b"II*\0 nothing")
+        return [*(str(path) for path in sorted(folder.iterdir())), str(scene)]
+
+    def test_results_are_those_of_one_after_the_other(
+        self, scenes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+    ) -> None:
+        from tilesegment.run.many import spread
+
+        monkeypatch.setattr(spread, "_MOST_TILES", 15)
+        serial = list(tilesegment.predict_many(scenes, tmp_path / "serial", **SETTINGS))
+        said = sorted(caplog.messages)
+        caplog.clear()
+        found = list(tilesegment.predict_many(scenes, tmp_path / "out", workers=2, **SETTINGS))
+        assert sorted(caplog.messages) == said
+        assert [result.source for result in found] == scenes
+        assert [result.outcome for result in found] == [result.outcome for result in serial]
+        assert found[3].outcome == "failed"
+        assert found[3].reason == serial[3].reason
+        total = 0
+        for one, other in zip(serial, found, strict=True):
+            if one.outcome == "failed":
+                continue
+            total += len(one.polygons())
+            assert one.polygons().to_wkt().equals(other.polygons().to_wkt())
+            assert other.record is not None
+            assert other.record["outputs"] == [str(other.outputs.main)]
+        assert total > 20
+        # The whole scene had too many tiles for one worker.
+        assert found[4].record is not None
+        assert found[4].record["counts"]["blocks"] > 1
+        again = list(tilesegment.predict_many(scenes, tmp_path / "out", workers=2, **SETTINGS))
+        assert [result.outcome for result in again] == ["skipped"] * 3 + ["failed", "skipped"]
+
+    def test_relative_paths_and_few_scenes(
+        self, scenes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from tilesegment.run.many import folder
+        from tilesegment.run.many.spread import is_spread
+        from tilesegment.settings import PredictSettings
+
+        monkeypatch.chdir(tmp_path)
+        words = [f"scenes/{k}.tif" for k in (0, 1, 2, 3)]
+        found = list(tilesegment.predict_many(words, "out", workers=2, **SETTINGS))
+        assert [str(result.outcome) for result in found] == ["predicted"] * 3 + ["failed"]
+        assert (tmp_path / "out/2.gpkg").is_file()
+        monkeypatch.setattr(folder, "on_workers", None)
+        # Two workers share three scenes by their blocks.
+        assert not is_spread(PredictSettings(workers=2), 3)
+        assert is_spread(PredictSettings(workers=2), 4)
+        assert not is_spread(PredictSettings(workers=1), 9)
+        assert not is_spread(PredictSettings(scheduler="tcp://a:1"), 9)

@@ -216,16 +216,16 @@ class TestRuns:
     def test_a_fault_of_ours_does_not_either(
         self, scenes, model, loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from tilesegment.run.many import folder
+        from tilesegment.run.many import one
 
-        real = folder.run_predict
+        real = one.run_predict
 
         def run(source: str, *arguments: Any, **named: Any) -> Any:
             if source.endswith("a.tif"):
                 raise KeyError("what")
             return real(source, *arguments, **named)
 
-        monkeypatch.setattr(folder, "run_predict", run)
+        monkeypatch.setattr(one, "run_predict", run)
         first, second = tilesegment.predict_many([scenes], tmp_path / "out", model=model)
         assert (first.outcome, first.reason) == ("failed", "internal error: KeyError: 'what'")
         assert second.outcome == "predicted"
@@ -338,16 +338,16 @@ class TestWhatIsThere:
     def test_made_meanwhile(
         self, scenes, model, loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from tilesegment.run.many import folder
+        from tilesegment.run.many import one
 
-        real = folder.run_predict
+        real = one.run_predict
 
         def late(source: str, outputs: Outputs, settings: PredictSettings, **named: Any) -> Any:
             # Another run was faster.
             real(source, outputs, settings)
             return real(source, outputs, settings, **named)
 
-        monkeypatch.setattr(folder, "run_predict", late)
+        monkeypatch.setattr(one, "run_predict", late)
         for skip_existing in (False, True):
             out = tmp_path / f"out{skip_existing}"
             (found,) = tilesegment.predict_many(

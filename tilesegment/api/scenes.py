@@ -24,10 +24,11 @@ from tilesegment.errors import SettingsError, as_parameters
 from tilesegment.raster.given import as_file, is_value
 from tilesegment.report.notebook import Record
 from tilesegment.run.info import scene_info
-from tilesegment.run.many.folder import Folders, SceneResult, run_many
+from tilesegment.run.many.folder import Folders, run_many
 from tilesegment.run.many.inputs import entries_of, sources_of
 from tilesegment.run.many.merge import run_merged, scene_folders
 from tilesegment.run.many.mosaic import discard_others, write_mosaic
+from tilesegment.run.many.one import SceneResult
 from tilesegment.run.scene.outputs import Outputs
 from tilesegment.run.scene.pipeline import run_predict
 from tilesegment.run.scene.summary import describe

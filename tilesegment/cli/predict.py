@@ -18,8 +18,9 @@ from tilesegment.errors import SettingsError, TilesegmentError
 from tilesegment.settings import FORMATS, PredictSettings
 
 if TYPE_CHECKING:
-    from tilesegment.run.many.folder import Folders, SceneResult
+    from tilesegment.run.many.folder import Folders
     from tilesegment.run.many.inputs import Entry
+    from tilesegment.run.many.one import SceneResult
     from tilesegment.run.scene.outputs import Outputs
 
 _PATH = click.Path(path_type=Path)

@@ -4,77 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
+from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import cast
 
-from tilesegment.errors import (
-    BusyError,
-    ExistsError,
-    InputError,
-    OutputError,
-    SettingsError,
-    TilesegmentError,
-    without_secrets,
-)
+from tilesegment.errors import OutputError, SettingsError, without_secrets
 from tilesegment.model.store import find_models
-from tilesegment.raster.environment import gdal_environment
-from tilesegment.raster.opening import Additions, opened
 from tilesegment.raster.sink import is_raster
 from tilesegment.run.many.inputs import Entry
+from tilesegment.run.many.one import SceneResult, SceneTask, result_of
+from tilesegment.run.many.spread import is_spread, on_workers
 from tilesegment.run.scene.executor import Executor
 from tilesegment.run.scene.outputs import Outputs
-from tilesegment.run.scene.pipeline import run_predict
-from tilesegment.run.scene.prepare import check_settings, prepare
-from tilesegment.run.scene.summary import made_by
+from tilesegment.run.scene.prepare import check_settings
 from tilesegment.settings import PredictSettings
-from tilesegment.vector.files import is_vector
-from tilesegment.vector.read import check_opens, read_polygons
-
-if TYPE_CHECKING:
-    from geopandas import GeoDataFrame
 
 # Is told how many scenes are done, of how many, and what is under way.
 Progress = Callable[[int, int, str], None]
 _log = logging.getLogger("tilesegment")
-
-
-class Outcome(StrEnum):
-    """What became of a scene. SKIPPED: its outputs are there already, or another run is making them."""
-
-    PREDICTED = "predicted"
-    SKIPPED = "skipped"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class SceneResult:
-    """What became of one scene. record: what its run did; reason: why it failed or was skipped;
-    busy: it was, since another run is making it."""
-
-    source: str
-    outcome: Outcome
-    outputs: Outputs
-    record: dict[str, Any] | None = None
-    reason: str = ""
-    busy: bool = False
-
-    def polygons(self) -> GeoDataFrame:
-        """Those that were written, or were there already. Raises InputError where there are none."""
-        if self.outputs.vector is None or self.outcome is Outcome.FAILED:
-            raise InputError(f"{self.source}: has no polygons{self.reason and f' ({self.reason})'}")
-        return read_polygons(self.outputs.vector)
-
-    def plain(self) -> dict[str, Any]:
-        """In values that JSON can hold."""
-        found: dict[str, Any] = {"input": without_secrets(self.source), "outcome": str(self.outcome)}
-        if self.reason:
-            found["reason"] = self.reason
-        return found | ({} if self.record is None else {"record": self.record})
 
 
 @dataclass(frozen=True)
@@ -175,67 +125,22 @@ def _results(
     progress: Progress,
 ) -> Iterator[SceneResult]:
     total = len(entries)
+    tasks = [SceneTask(entry, folders.outputs(entry), settings, skip_existing) for entry in entries]
     with Executor(settings.workers, settings.scheduler) as executor:
-        for number, entry in enumerate(entries):
-            shown = without_secrets(entry.source)
+        done = on_workers(tasks, executor) if is_spread(settings, total) else repeat(None)
+        for number, (task, made) in enumerate(zip(tasks, done, strict=False)):
+            shown = without_secrets(task.entry.source)
             progress(number, total, shown)
 
             def tiles(done: int, of: int, number: int = number, shown: str = shown) -> None:
                 progress(number, total, f"{shown}, {done} of {of} tiles")
 
             with _said_of(shown):
-                result = _result(entry, folders.outputs(entry), settings, skip_existing, executor, tiles)
+                result = None if made is None else made.told()
+                # Without a bound on its tiles there is a result.
+                result = result or cast(SceneResult, result_of(task, executor, tiles))
             yield result
     progress(total, total, "")
-
-
-def _result(
-    entry: Entry,
-    outputs: Outputs,
-    settings: PredictSettings,
-    skip_existing: bool,
-    executor: Executor,
-    tiles: Callable[[int, int], None],
-) -> SceneResult:
-    try:
-        for path in outputs.all:
-            _make_folder(path.parent)
-        reason = _why_skipped(entry, outputs, settings, skip_existing)
-        if reason is None:
-            run = run_predict(entry.source, outputs, settings, progress=tiles, executor=executor)
-            return SceneResult(entry.source, Outcome.PREDICTED, outputs, run.record)
-        return SceneResult(entry.source, Outcome.SKIPPED, outputs, reason=reason)
-    except BusyError as error:
-        return SceneResult(entry.source, Outcome.SKIPPED, outputs, reason=str(error), busy=True)
-    except ExistsError as error:
-        return _made_meanwhile(error, entry, outputs, settings, skip_existing)
-    except TilesegmentError as error:
-        return SceneResult(entry.source, Outcome.FAILED, outputs, reason=str(error))
-    except Exception as error:  # noqa: BLE001 - a fault of ours in one scene must not keep the others
-        _log.debug("".join(traceback.format_exception(error)))
-        words = without_secrets(" ".join(str(error).split()))
-        reason = f"internal error: {type(error).__name__}: {words}"
-        return SceneResult(entry.source, Outcome.FAILED, outputs, reason=reason)
-
-
-def _made_meanwhile(
-    error: ExistsError, entry: Entry, outputs: Outputs, settings: PredictSettings, skip_existing: bool
-) -> SceneResult:
-    """What is there may have been made by another run just now."""
-    try:
-        reason = _why_skipped(entry, outputs, settings, skip_existing)
-    except TilesegmentError as other:
-        return SceneResult(entry.source, Outcome.FAILED, outputs, reason=str(other))
-    if reason is None:
-        return SceneResult(entry.source, Outcome.FAILED, outputs, reason=str(error))
-    return SceneResult(entry.source, Outcome.SKIPPED, outputs, reason=reason)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror})") from error
 
 
 @contextmanager
@@ -252,45 +157,3 @@ def _said_of(shown: str) -> Iterator[None]:
         yield
     finally:
         _log.removeFilter(named)
-
-
-def _why_skipped(
-    entry: Entry, outputs: Outputs, settings: PredictSettings, skip_existing: bool
-) -> str | None:
-    """Why a scene needs no run; None where it needs one. Raises OutputError for outputs that are there and
-    cannot be opened."""
-    if not all(path.exists() for path in outputs.all):
-        return None
-    if skip_existing:
-        reason = "its outputs are there"
-    elif settings.resume and is_up_to_date(entry, outputs, settings):
-        reason = "done before"
-    else:
-        return None
-    for path in outputs.all:
-        try:
-            _check_opens(path)
-        except TilesegmentError as error:
-            raise OutputError(f"{path}: is there and cannot be read ({error}); remove it") from error
-    return reason
-
-
-def _check_opens(path: Path) -> None:
-    if is_vector(path):
-        # No features are an empty file of GeoJSON lines.
-        if path.suffix.lower() != ".geojsonl" or path.stat().st_size:
-            check_opens(str(path))
-        return
-    with opened(str(path), Additions(colours=False)):
-        pass
-
-
-def is_up_to_date(entry: Entry, outputs: Outputs, settings: PredictSettings) -> bool:
-    """Whether the outputs are what a run would write now. Those that were changed since they were written
-    are not, where they may be replaced."""
-    record = outputs.read_record()
-    if not record or (settings.overwrite and not outputs.is_untouched()):
-        return False
-    with gdal_environment(settings.gdal):
-        prepared = prepare(entry.source, settings, outputs.vector is not None, "")
-    return record.get("made_by") == made_by(prepared, outputs, settings)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tilesegment.errors import InputError
 from tilesegment.grid import FloatArray
-from tilesegment.run.many.folder import SceneResult
+from tilesegment.run.many.one import SceneResult
 from tilesegment.vector.project import reprojected
 
 # Two polygons of different scenes are one building where they share this much of the smaller one.

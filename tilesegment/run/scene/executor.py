@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from tilesegment.errors import BlockFailedError, SettingsError, TilesegmentError
@@ -58,15 +59,44 @@ class Executor:
                 yield predict_block(task, tick=tick)
         elif tasks:
             try:
-                yield from self._on_cluster(tasks)
+                yield from self._blocks(tasks)
             except BaseException:
                 # Blocks that are under way would go on, into a ledger that nobody locks any more.
                 self._client = None
                 self._started.close()
                 raise
 
-    def _on_cluster(self, tasks: Sequence[BlockTask]) -> Iterator[BlockInfo]:
-        """At most two blocks a worker are under way; those of a worker that is lost are run again."""
+    def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+        """A function's results, in the order of the items; a BlockFailedError in place of one whose worker
+        dies again and again."""
+        ready: dict[int, Any] = {}
+        try:
+            done = self._on_cluster(function, lambda threads: items)
+            for wanted in range(len(items)):
+                while wanted not in ready:
+                    number, found = next(done)
+                    ready[number] = found
+                yield ready.pop(wanted)
+        except BaseException:
+            self._client = None
+            self._started.close()
+            raise
+
+    def _blocks(self, tasks: Sequence[BlockTask]) -> Iterator[BlockInfo]:
+        def prepared(threads: int | None) -> Sequence[BlockTask]:
+            return [_absolute(_with_lanes(task, threads)) for task in tasks]
+
+        for _, found in self._on_cluster(_on_worker, prepared):
+            if isinstance(found, BlockFailedError):
+                raise found
+            yield found
+
+    def _on_cluster(
+        self, function: Callable[[Any], Any], prepared: Callable[[int | None], Sequence[Any]]
+    ) -> Iterator[tuple[int, Any]]:
+        """A function's results with the numbers of their items, as they come. At most two items a worker
+        are under way; those of a worker that is lost are run again. prepared: makes them from the threads
+        that each worker has."""
         from distributed import as_completed
         from distributed.scheduler import KilledWorker
 
@@ -81,22 +111,29 @@ class Executor:
                 self._unusable = error
                 raise
         client = self._client
-        waiting = iter([_absolute(_with_lanes(task, self._threads)) for task in tasks])
+        waiting = enumerate(prepared(self._threads))
         pool = as_completed(loop=client.loop)
-        most = 2 * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
-        for task in _take(waiting, most):
-            pool.add(client.submit(_on_worker, task, pure=False))
+        numbers: dict[str, int] = {}
+
+        def start(count: int) -> None:
+            for number, item in islice(waiting, count):
+                future = client.submit(function, item, pure=False)
+                numbers[future.key] = number
+                pool.add(future)
+
+        start(2 * max(1, len(client.scheduler_info(n_workers=-1)["workers"])))
         for future in pool:
+            found: Any
             try:
-                yield future.result()
+                found = future.result()
             except KilledWorker as error:
-                raise BlockFailedError(
+                found = BlockFailedError(
                     f"a block's worker died {error.allowed_failures + 1} times, perhaps for want of "
                     "memory; lower --max-memory or --workers, then run the same command again"
-                ) from error
+                )
+            yield numbers.pop(future.key), found
             future.release()
-            for task in _take(waiting, 1):
-                pool.add(client.submit(_on_worker, task, pure=False))
+            start(1)
 
 
 def _on_worker(task: BlockTask) -> BlockInfo:
@@ -168,8 +205,3 @@ def _client(workers: int | None, scheduler: str | None) -> Iterator[tuple[Any, i
         Client(cluster, set_as_default=False) as client,
     ):
         yield client, None
-
-
-def _take(tasks: Iterator[BlockTask], count: int) -> Iterator[BlockTask]:
-    for _, task in zip(range(count), tasks, strict=False):
-        yield task

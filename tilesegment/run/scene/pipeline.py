@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tilesegment.atomic import write_text
@@ -43,6 +43,10 @@ _TRACERS = 4
 _log = logging.getLogger("tilesegment")
 
 
+class ManyTilesError(Exception):
+    """A scene has more tiles than its caller wants to predict."""
+
+
 @dataclass
 class Run:
     """What a run did; `record` is also written beside the main output."""
@@ -58,11 +62,13 @@ def run_predict(
     *,
     progress: Progress = lambda done, total: None,
     executor: Executor | None = None,
+    most_tiles: int | None = None,
 ) -> Run:
     """Predict a scene and write everything asked for; see `tilesegment.predict`. executor: of several
     scenes, the caller's; by default one of this scene's own.
 
-    Warnings and notes go to the logger `tilesegment`, a line each.
+    Warnings and notes go to the logger `tilesegment`, a line each. Raises ManyTilesError for a scene of
+    more than most_tiles, and the errors of the parts.
     """
     begin = time.perf_counter()
     place = executor if executor is not None else Executor(settings.workers, settings.scheduler)
@@ -74,6 +80,11 @@ def run_predict(
         folder = ledger_folder(outputs.main)
         consensus = outputs.consensus is not None
         prepared = prepare(source, settings, outputs.vector is not None, str(folder), consensus)
+        if most_tiles is not None:
+            if prepared.job.plan.predicted_tiles > most_tiles:
+                raise ManyTilesError(source)
+            # It is this process's alone, and need not be divided for others.
+            prepared = replace(prepared, workers=1)
         outputs.spare(prepared.files)
         warnings = list(prepared.warnings)
         for line in warnings:
