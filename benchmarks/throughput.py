@@ -23,6 +23,7 @@ from measure import RESULTS, mosaic, show, tilesegment, town
 
 from tilesegment.model.engines import Setup, load_engine
 from tilesegment.model.engines.choose import choose_engine
+from tilesegment.model.preprocess import ValueRange
 from tilesegment.model.store import find_model
 from tilesegment.run.scene.prepare import cores
 
@@ -32,8 +33,8 @@ def forward_rate(given: argparse.Namespace) -> float:
     choice = choose_engine(given.engine, given.device, given.precision)
     found, seconds = find_model(given.model), given.forward_only
     tile, bands = found.card.tile, len(found.card.bands)
-    low, high = (0.0,) * bands, (255.0,) * bands
-    setup = Setup(tile, "uint8", low, high, choice.device, 0, choice.precision, given.batch, cores())
+    known = ValueRange.of_all((0.0, 255.0), bands)
+    setup = Setup(tile, "uint8", known, choice.device, 0, choice.precision, given.batch, cores())
     predictor = load_engine(choice.engine, found, setup)
     rng = np.random.default_rng(0)
     values = rng.integers(0, 255, (predictor.batch, bands, *tile)).astype(np.uint8)

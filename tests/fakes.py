@@ -11,7 +11,7 @@ from tilesegment.model.card import Card, ModelClass, default_colours
 from tilesegment.model.store import ModelFile, save_model
 from tilesegment.run.block import predict as block_module
 from tilesegment.tiling import memory
-from tilesegment.tiling.blend import Strip, count_probability
+from tilesegment.tiling.blend import Accumulator, quantise
 
 
 def fake_card(classes: int = 2, **fields: object) -> Card:
@@ -68,10 +68,10 @@ class Fake:
 
     def submit(self, values: np.ndarray, valid: np.ndarray) -> Ready:
         tiles = np.where(valid[:, None], values.astype(np.float32) / 255, 0).astype(np.float32)
-        return Ready(count_probability(self(tiles)))
+        return Ready(quantise(self(tiles)))
 
-    def blender(self, weights: np.ndarray, width: int, top: int) -> Strip:
-        return Strip(weights, self.channels, width, top)
+    def blender(self, weights: np.ndarray, width: int, top: int) -> Accumulator:
+        return Accumulator(weights, self.channels, width, top)
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         raise NotImplementedError

@@ -11,9 +11,9 @@ from tilesegment.tiling.blend import (
     FINE_MAX,
     NODATA,
     PROBABILITY_MAX,
-    Strip,
+    Accumulator,
     axis_weights,
-    count_probability,
+    quantise,
     tile_weights,
 )
 from tilesegment.tiling.plan import MOST_OVERLAP, Axis
@@ -72,14 +72,14 @@ def test_the_strip_equals_the_weighted_mean(height: int, width: int, tile: int, 
     weights = tile_weights((tile, tile), overlap, mode)
     rng = np.random.default_rng(seed)
     shape = max(height, tile), max(width, tile)
-    strip = Strip(weights, 1, shape[1])
+    strip = Accumulator(weights, 1, shape[1])
     tiles, result = [], []
     for r in range(rows.count):
         result.append(strip.advance(rows.start(r))[1])
         for c in range(cols.count):
             values = rng.random((1, tile, tile), np.float32)
             tiles.append((rows.start(r), cols.start(c), values[0]))
-            strip.add(cols.start(c), count_probability(values))
+            strip.add(cols.start(c), quantise(values))
     result.append(strip.advance(strip.top + tile)[1])
     expected = brute_force(tiles, weights, shape) * PROBABILITY_MAX
     assert np.abs(np.concatenate(result) - expected).max() <= 0.52
@@ -89,7 +89,7 @@ def test_contact_is_blended_beside_the_classes() -> None:
     """As a class of its own would be, and without a say in which class wins."""
     rng = np.random.default_rng(0)
     weights = tile_weights((16, 16), 4, "cosine")
-    both, plain, alone = (Strip(weights, n, 28, 0, c) for n, c in ((3, True), (3, False), (1, False)))
+    both, plain, alone = (Accumulator(weights, n, 28, 0, c) for n, c in ((3, True), (3, False), (1, False)))
     for col in (0, 12):
         counts = rng.integers(0, FINE_MAX, (4, 16, 16)).astype(np.uint16)
         both.add(col, counts)
@@ -102,7 +102,7 @@ def test_contact_is_blended_beside_the_classes() -> None:
 
 
 def test_no_tile_means_nodata() -> None:
-    strip = Strip(tile_weights((4, 4), 0, "linear"), 2, 6)
+    strip = Accumulator(tile_weights((4, 4), 0, "linear"), 2, 6)
     strip.add(0, np.full((2, 4, 4), FINE_MAX // 2, np.uint16))
     classes, probability, contact = strip.advance(4)
     assert contact is None

@@ -18,11 +18,12 @@ from tilesegment.errors import OutputError
 from tilesegment.grid import Window
 from tilesegment.model.engines import Predictor
 from tilesegment.model.engines.choose import EngineChoice
+from tilesegment.model.preprocess import ValueRange
 from tilesegment.raster.source import Scene, open_scene
 from tilesegment.raster.spec import Pixels
 from tilesegment.run.block.file import BlockPixels
-from tilesegment.run.block.finished import Finished
 from tilesegment.run.block.job import Job, TraceSettings
+from tilesegment.run.block.rowbuffer import RowBuffer
 from tilesegment.run.block.rows import predict_rows
 from tilesegment.run.block.stopwatch import Stopwatch
 from tilesegment.tiling.blend import BLEND_MODES, NODATA, PROBABILITY_MAX
@@ -40,12 +41,11 @@ def job_of(
         model=fake_model(classes),
         plan=plan,
         dtype="uint8",
-        low=(0.0,) * 3,
-        high=(255.0,) * 3,
+        range=ValueRange.of_all((0.0, 255.0), 3),
         blend=blend,  # type: ignore[arg-type]
         engine=EngineChoice("torch", "cpu", "fp32"),
         batch=None,
-        lanes=2,
+        streams=2,
         aoi=aoi,
         tracing=TraceSettings(0.5, (1,)),
         folder="",
@@ -209,7 +209,7 @@ def test_a_failing_model_stops_the_block(make_raster, rng) -> None:
 
 
 def test_few_finished_rows_wait_for_the_tracer_however_high_the_block_is() -> None:
-    finished = Finished(Window(100, 7, 1000, 5), most=30)
+    finished = RowBuffer(Window(100, 7, 1000, 5), most=30)
     band = BlockPixels(None, np.arange(50, dtype=np.uint8).reshape(10, 5))
     with ThreadPoolExecutor(1) as thread:
         producer = thread.submit(lambda: [finished.put(band) for _ in range(100)])

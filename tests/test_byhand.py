@@ -29,7 +29,7 @@ from tilesegment.raster.picture import read_colour
 from tilesegment.raster.sheets import sheets_as_vrt
 from tilesegment.run import evaluate_model, vectorize
 from tilesegment.run.block.file import BlockInfo, BlockPixels
-from tilesegment.run.block.finished import Finished
+from tilesegment.run.block.rowbuffer import RowBuffer
 from tilesegment.run.scene import pipeline
 from tilesegment.settings import PredictSettings
 from tilesegment.tiling.blend import FINE_MAX
@@ -148,14 +148,14 @@ def test_pixels_and_probabilities_of_regions_are_exact(seed: int) -> None:
     inside = regions[labels > 0]
     pixels = np.bincount(inside, minlength=count + 1)[1:]
     sums = np.bincount(inside, probability[labels > 0].astype(float), minlength=count + 1)[1:]
-    assert sorted(zip(found.pixels.tolist(), found.total.tolist(), strict=True)) == sorted(
+    assert sorted(zip(found.pixels.tolist(), found.probability_sum.tolist(), strict=True)) == sorted(
         zip(pixels.tolist(), sums.astype(int).tolist(), strict=True)
     )
 
 
 class TestFinishedRows:
     def test_pieces_are_cut_out_of_the_bands_they_lie_in(self) -> None:
-        rows = Finished(Window(100, 20, 12, 5), 1000)
+        rows = RowBuffer(Window(100, 20, 12, 5), 1000)
         whole = np.arange(60, dtype=np.uint8).reshape(12, 5)
         for begin, end in ((0, 5), (5, 12)):
             rows.put(BlockPixels(None, whole[begin:end]))
@@ -170,7 +170,7 @@ class TestFinishedRows:
             np.testing.assert_array_equal(found, whole[top - 100 : bottom - 100, left - 20 : right - 20])
 
     def test_what_never_comes_is_an_error(self) -> None:
-        rows = Finished(Window(0, 0, 12, 5), 1000)
+        rows = RowBuffer(Window(0, 0, 12, 5), 1000)
         rows.put(BlockPixels(None, np.zeros((5, 5), np.uint8)))
 
         def end() -> None:

@@ -19,10 +19,10 @@ from tilesegment.model import export, store
 from tilesegment.model.build import build_network, load_network
 from tilesegment.model.engines import Predictor, Setup, choose, load_engine
 from tilesegment.model.engines.choose import choose_engine
-from tilesegment.model.engines.torch import DeviceStrip, TorchPredictor
-from tilesegment.model.preprocess import normalise
+from tilesegment.model.engines.torch import DeviceAccumulator, TorchPredictor
+from tilesegment.model.preprocess import ValueRange, normalise
 from tilesegment.model.store import BUNDLED_FOLDER, ModelFile, bundled_models, find_model, save_model
-from tilesegment.tiling.blend import FINE_MAX, Strip, tile_weights
+from tilesegment.tiling.blend import FINE_MAX, Accumulator, tile_weights
 
 NEEDS_ONNX = pytest.mark.skipif(
     find_spec("onnxruntime") is None or find_spec("onnxscript") is None,
@@ -34,7 +34,7 @@ NETWORKS = [(1, False), (2, True), (4, True)]
 
 
 def setup_of(**fields: object) -> Setup:
-    values = {"tile": (64, 64), "dtype": "uint8", "low": (0.0,) * 3, "high": (255.0,) * 3, "lanes": 2}
+    values = {"tile": (64, 64), "dtype": "uint8", "range": ValueRange.of_all((0.0, 255.0), 3), "streams": 2}
     return Setup(**{**values, **fields})  # type: ignore[arg-type]
 
 
@@ -59,7 +59,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def expected(model: ModelFile, values: np.ndarray, valid: np.ndarray, setup: Setup) -> np.ndarray:
     """Probabilities, computed the plain way."""
-    tiles = [normalise(v, m, setup.low, setup.high, model.card) for v, m in zip(values, valid, strict=True)]
+    tiles = [normalise(v, m, setup.range, model.card) for v, m in zip(values, valid, strict=True)]
     with torch.inference_mode():
         logits = load_network(model)(torch.from_numpy(np.stack(tiles)))
         assert logits.shape[1] == model.card.outputs
@@ -87,7 +87,7 @@ def random_tiles(
     indirect=["model"],
 )
 def test_probabilities_are_those_of_the_network(model: ModelFile, rng, name: str) -> None:
-    setup = setup_of(low=(10.0, 0.0, 20.0), high=(200.0, 255.0, 230.0))
+    setup = setup_of(range=ValueRange((10.0, 0.0, 20.0), (200.0, 255.0, 230.0)))
     values, valid = random_tiles(rng, 3)
     predictor = load_engine(name, model, setup)
     found = [predictor.submit(values[k : k + 1], valid[k : k + 1]) for k in range(3)]
@@ -103,7 +103,7 @@ def test_contact_is_one_channel_more(model: ModelFile, rng, name: str) -> None:
     setup = setup_of(contact=True)
     values, valid = random_tiles(rng, 1)
     counts = load_engine(name, model, setup).submit(values, valid).result()
-    tile = normalise(values[0], valid[0], setup.low, setup.high, model.card)
+    tile = normalise(values[0], valid[0], setup.range, model.card)
     with torch.inference_mode():
         logits = load_network(model)(torch.from_numpy(tile[None]))
     # The temperature is one of classes.
@@ -134,7 +134,7 @@ def saved_model(folder: Path) -> ModelFile:
 def test_a_tile_does_not_depend_on_its_company(rng, name: str, tmp_path: Path) -> None:
     model = saved_model(tmp_path)
     values, valid = random_tiles(rng, 4)
-    alone = load_engine(name, model, setup_of(lanes=1))
+    alone = load_engine(name, model, setup_of(streams=1))
     reference = [alone.submit(values[k : k + 1], valid[k : k + 1]).result()[0] for k in range(4)]
     together = load_engine(name, model, setup_of(batch=4)).submit(values, valid).result()
     # A last batch that is not full.
@@ -299,8 +299,8 @@ class TestDevice:
     @pytest.mark.parametrize(("channels", "contact"), [(1, False), (5, False), (1, True), (4, True)])
     def test_blending_there_equals_blending_here(self, rng, channels: int, contact: bool) -> None:
         weights = tile_weights((32, 32), 8, "cosine")
-        here = Strip(weights, channels, 100, 0, contact)
-        there = DeviceStrip(weights, channels, 100, 0, torch.device("cpu"), contact)
+        here = Accumulator(weights, channels, 100, 0, contact)
+        there = DeviceAccumulator(weights, channels, 100, 0, torch.device("cpu"), contact)
         for top in (24, 48, 80):
             for col in (-5, 19, 43, 72):
                 counts = rng.integers(0, FINE_MAX, (channels + contact, 32, 32)).astype(np.uint16)

@@ -42,7 +42,7 @@ from tilesegment.run.scene.ledger import ledger_folder, open_ledger
 from tilesegment.run.scene.measures import resolve_measures, shared_tolerance
 from tilesegment.run.scene.prepare import prepare
 from tilesegment.settings import Measure, VectorSettings, parse_bytes, parse_tile
-from tilesegment.tiling.blend import NODATA, axis_weights, count_probability
+from tilesegment.tiling.blend import NODATA, axis_weights, quantise
 from tilesegment.train.batches import epoch_batches
 from tilesegment.vector.clean import clean, fill_holes, pixel_metric, simplify
 from tilesegment.vector.seams import Features
@@ -72,7 +72,7 @@ class TestWeights:
 
     def test_probabilities_are_counted_to_the_nearest_step(self) -> None:
         values = np.array([0, 1, 0.5, 1 / 16256, 0.49 / 16256, 0.51 / 16256], np.float32)
-        assert count_probability(values).tolist() == [0, 16256, 8128, 1, 0, 1]
+        assert quantise(values).tolist() == [0, 16256, 8128, 1, 0, 1]
 
 
 class TestThreshold:
@@ -436,7 +436,7 @@ class TestTheLedgersKey:
 
     def test_by_the_program(self, key, monkeypatch) -> None:
         before = key()
-        monkeypatch.setattr("tilesegment.run.scene.prepare.importlib.metadata.version", lambda name: "9.9")
+        monkeypatch.setattr("tilesegment.run.scene.prepare.version_of", lambda name: "9.9")
         assert key() != before
 
 
@@ -561,16 +561,17 @@ class TestTraining:
 
     def test_values_beyond_the_range_are_cut(self) -> None:
         """By hand: of a range of 10 to 20, 5 is 0, 15 is 0.5 and 40 is 1, before mean and deviation."""
-        from tilesegment.model.preprocess import normalise
+        from tilesegment.model.preprocess import ValueRange, normalise
 
         card = fake_card(2, mean=(0.5, 0.5, 0.5), std=(0.5, 0.25, 1.0))
         values = np.array([[[5, 10, 15, 20, 40]]] * 3, np.int16)
         valid = np.array([[True] * 4 + [False]])
-        found = normalise(values, None, (10.0,) * 3, (20.0,) * 3, card)
+        found = normalise(values, None, ValueRange.of_all((10.0, 20.0), 3), card)
         np.testing.assert_allclose(found[0, 0], [-1, -1, 0, 1, 1])
         np.testing.assert_allclose(found[1, 0], [-2, -2, 0, 2, 2])
         np.testing.assert_allclose(found[2, 0], [-0.5, -0.5, 0, 0.5, 0.5])
-        assert normalise(values, valid, (10.0,) * 3, (20.0,) * 3, card)[:, 0, 4].tolist() == [0, 0, 0]
+        found = normalise(values, valid, ValueRange.of_all((10.0, 20.0), 3), card)
+        assert found[:, 0, 4].tolist() == [0, 0, 0]
 
     def test_every_step_draws_its_own_dropout(self) -> None:
         from tilesegment.train.loop import _mixed
@@ -650,7 +651,7 @@ class TestThreads:
         from tilesegment.model.engines.torch import TorchPredictor
 
         predictor = TorchPredictor(saved_model(tmp_path), setup_of())
-        counts = [predictor._lanes.submit(torch.get_num_threads).result() for _ in range(3)]
+        counts = [predictor._pool.submit(torch.get_num_threads).result() for _ in range(3)]
         assert counts == [1, 1, 1]
 
 

@@ -12,7 +12,7 @@ from tests.fakes import fake_card
 from tilesegment.errors import ModelError
 from tilesegment.model.build import build_network, load_network
 from tilesegment.model.card import Card, ModelClass
-from tilesegment.model.preprocess import normalise
+from tilesegment.model.preprocess import ValueRange, normalise
 from tilesegment.model.store import find_model, read_weights, save_model
 
 
@@ -139,7 +139,7 @@ class TestNormalise:
 
     def test_formula(self) -> None:
         values = np.array([[[0, 51]], [[102, 153]], [[204, 255]]], np.uint8)
-        found = normalise(values, None, (0.0,) * 3, (255.0,) * 3, self.card)
+        found = normalise(values, None, ValueRange.of_all((0.0, 255.0), 3), self.card)
         expected = (values / 255 - np.reshape(self.card.mean, (3, 1, 1))) / np.reshape(
             self.card.std, (3, 1, 1)
         )
@@ -147,7 +147,7 @@ class TestNormalise:
 
     def test_values_beyond_the_range_are_clipped_and_invalid_ones_filled(self) -> None:
         values = np.array([[[-5, 500]]] * 3, np.int16)
-        found = normalise(values, np.array([[True, False]]), (0.0,) * 3, (100.0,) * 3, self.card)
+        found = normalise(values, np.array([[True, False]]), ValueRange.of_all((0.0, 100.0), 3), self.card)
         np.testing.assert_allclose(found[:, 0, 0], -np.divide(self.card.mean, self.card.std), rtol=1e-6)
         assert (found[:, 0, 1] == 0).all()
 

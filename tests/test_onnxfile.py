@@ -18,6 +18,7 @@ from tilesegment.errors import ModelError, SettingsError
 from tilesegment.model import onnxfile
 from tilesegment.model.engines import Setup, load_engine
 from tilesegment.model.engines.choose import choose_engine
+from tilesegment.model.preprocess import ValueRange
 from tilesegment.model.store import CARD_KEY, find_model
 from tilesegment.tiling.blend import FINE_MAX
 
@@ -174,7 +175,7 @@ class TestEngines:
     def test_probabilities_are_those_of_the_file(self, tmp_path: Path, rng, name: str, options) -> None:
         path = write(tmp_path / "a.onnx", **options)
         model = find_model(str(path))
-        setup = Setup((40, 64), "uint8", (0.0,) * 3, (255.0,) * 3, lanes=2)
+        setup = Setup((40, 64), "uint8", ValueRange.of_all((0.0, 255.0), 3), streams=2)
         engine = load_engine(name, model, setup)
         values = rng.integers(0, 255, (engine.batch, 3, 40, 64)).astype(np.uint8)
         valid = rng.random((engine.batch, 40, 64)) > 0.2

@@ -10,8 +10,8 @@ from PIL import Image
 
 from tilesegment.grid import Window
 from tilesegment.model.card import ModelClass
+from tilesegment.model.preprocess import ValueRange
 from tilesegment.raster.source import open_scene
-from tilesegment.raster.values import ValueRange
 from tilesegment.report.overlay import View, write_overlay
 
 LABELS = {0: ModelClass("background", (0, 0, 0)), 1: ModelClass("roof", (200, 0, 100))}
@@ -22,7 +22,7 @@ TINTED = [round(GREY * 0.65 + c * 0.35) for c in (200, 0, 100)]
 def drawn(make_raster, tmp_path: Path, classes: np.ndarray, region: Window | None = None) -> np.ndarray:
     path = make_raster(np.full((3, *classes.shape), GREY, np.uint8))
     with open_scene(path) as scene:
-        values = ValueRange((0.0,) * 3, (255.0,) * 3, "card")
+        values = ValueRange.of_all((0.0, 255.0), 3)
         where = region or scene.grid.window
         view = View(scene, values, where, (where.height, where.width))
         write_overlay(tmp_path / "o.png", view, lambda w: classes[w.slices], LABELS, {"a": "b"})

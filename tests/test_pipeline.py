@@ -670,7 +670,7 @@ def test_kill_9_at_any_moment_loses_only_what_was_under_way(scene, model, tmp_pa
         if ledger_folder(out).exists():
             assert start(out, log).wait(60) == 0
         check(out)
-        # At most the block under way is computed twice, and the lanes' tiles ahead of it.
+        # At most the block under way is computed twice, and the streams' tiles ahead of it.
         assert log.stat().st_size - tiles <= 30, log.stat().st_size
         assert not ledger_folder(out).exists()
 

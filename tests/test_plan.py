@@ -141,7 +141,7 @@ def test_contact_is_a_channel_more() -> None:
     without, with_it = worst_memory(plan, LOAD), worst_memory(plan, dataclasses.replace(LOAD, contact=True))
     tile_cols = max(len(tiles) for _, _, tiles in plan.col_parts)
     strip = plan.tile[0] * (tile_cols * (plan.tile[1] - plan.overlap) + plan.overlap)
-    # Sums in four bytes, and two batches of one tile each a lane, in floats.
+    # Sums in four bytes, and two batches of one tile each a stream, in floats.
     assert with_it.strip - without.strip == 4 * strip
     assert with_it.forward - without.forward == 2 * 2 * 4 * plan.tile[0] * plan.tile[1]
     assert with_it.finished == 2 * without.finished

@@ -21,6 +21,7 @@ from tilesegment.model import quantize as room
 from tilesegment.model.build import build_network, load_network
 from tilesegment.model.engines import choose, openvino
 from tilesegment.model.engines.choose import choose_engine
+from tilesegment.model.preprocess import ValueRange
 from tilesegment.model.store import Graph, find_model, read_int8, read_weights, save_model
 from tilesegment.raster.spec import Pixels
 from tilesegment.run import quantize as story
@@ -227,7 +228,7 @@ def test_alike_is_the_iou_of_masks_of_judges(monkeypatch: pytest.MonkeyPatch) ->
     )
     monkeypatch.setattr(story, "_rate", lambda predictor, tile: 3.0 if predictor == "int8" else 1.0)
     judges = np.array([True, False, False, True])
-    tiles = story._Tiles([one_pixel(k) for k in (0, 9, 9, 1)], (0,), (1,), judges)
+    tiles = story._Tiles([one_pixel(k) for k in (0, 9, 9, 1)], ValueRange((0,), (1,)), judges)
     model = find_model("roofs")
     found = story._judged(model, model, [tiles])
     # One pixel of four is the same class on both.
@@ -240,7 +241,7 @@ def test_alike_is_the_iou_of_masks_of_judges(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_every_third_tile_of_all_judges() -> None:
-    parts = [story._Tiles([one_pixel(0)] * n, (0,), (1,), np.zeros(n, bool)) for n in (1, 1, 5)]
+    parts = [story._Tiles([one_pixel(0)] * n, ValueRange((0,), (1,)), np.zeros(n, bool)) for n in (1, 1, 5)]
     apart = story._set_apart(parts)
     assert [part.judges.tolist() for part in apart] == [[True], [False], [False, True, False, False, True]]
     with pytest.raises(InputError, match="room for 2 tiles side by side; at least 3"):

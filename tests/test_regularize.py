@@ -123,7 +123,7 @@ def test_blocks_change_nothing(blocks: tuple[int, int]) -> None:
     _, scene = drawn.roofs(16, noise=0.5, seed=3)
     whole, cut = found(scene), found(scene, blocks)
     assert shapely.equals_identical(whole.geometry, cut.geometry).all()
-    for name in ("value", "pixels", "total", "first", "state", "deviation"):
+    for name in ("value", "pixels", "probability_sum", "first_pixel", "state", "deviation"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(cut, name), name)
 
 
@@ -313,7 +313,7 @@ class TestApart:
         outlines = [shapely.box(0, 0, 9, 14), aside, shapely.box(0, 13, 9, 27)]
         whole = self.candidates(outlines, [upper, aside, lower], [upper, aside, lower])
         first = np.array([0, 1740, 1750])
-        whole = dataclasses.replace(whole, features=dataclasses.replace(whole.features, first=first))
+        whole = dataclasses.replace(whole, features=dataclasses.replace(whole.features, first_pixel=first))
         for cuts in ([], [1], [2], [1, 2]):
             batches = [whole[part] for part in np.split(np.arange(3), cuts)]
             found = Features.concatenate(list(kept_apart(iter(batches), 100, 5.0)))

@@ -20,7 +20,7 @@ from tilesegment.model.engines.several import SeveralPredictor, turns_of
 from tilesegment.model.store import find_models, save_model
 from tilesegment.run.block import predict as block_module
 from tilesegment.tiling import memory
-from tilesegment.tiling.blend import count_probability
+from tilesegment.tiling.blend import quantise
 
 
 class Busy(Wavy):
@@ -246,4 +246,4 @@ def test_counts_stay_in_their_steps() -> None:
 
     several = SeveralPredictor([Most(), Most(), Most()], turns_of("d4"))
     found = several.submit(np.zeros((1, 3, 32, 32), np.uint8), np.ones((1, 32, 32), np.bool_)).result()
-    np.testing.assert_array_equal(found, count_probability(np.ones((1, 1, 32, 32), np.float32)))
+    np.testing.assert_array_equal(found, quantise(np.ones((1, 1, 32, 32), np.float32)))

@@ -22,7 +22,7 @@ from tilesegment.run.scene import split as split_module
 from tilesegment.run.scene.prepare import prepare
 from tilesegment.settings import PredictSettings
 from tilesegment.tiling import memory
-from tilesegment.tiling.blend import Strip
+from tilesegment.tiling.blend import Accumulator
 from tilesegment.vector import cells
 from tilesegment.vector.cells import parts_by_cells
 from tilesegment.vector.instances import Planes, component, split, split_by_depth
@@ -39,8 +39,8 @@ class Terraces(Fake):
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(tiles[:, : 1 + self.contact])
 
-    def blender(self, weights: np.ndarray, width: int, top: int) -> Strip:
-        return Strip(weights, 1, width, top, self.contact)
+    def blender(self, weights: np.ndarray, width: int, top: int) -> Accumulator:
+        return Accumulator(weights, 1, width, top, self.contact)
 
 
 class Cut(Terraces):
@@ -325,7 +325,7 @@ class TestLargeRegions:
 
         found = parts_by_cells(Window(0, 0, 60, 140), look, read, 140)
         assert found.pixels.sum() == shapely.area(found.geometry).sum() == 50 * 130
-        assert found.total.sum() == value[region > 0].sum()
+        assert found.probability_sum.sum() == value[region > 0].sum()
         assert shapely.is_valid(found.geometry).all()
 
     def test_a_cell_is_no_larger_than_a_region_that_is_looked_at_whole(self) -> None:
@@ -347,7 +347,7 @@ class TestLargeRegions:
         found = parts_by_cells(Window(0, 0, 40, 90), look, read, 90)
         assert len(found) == 2
         assert found.pixels.sum() == 30 * 80
-        assert found.total.sum() == 30 * 80 * 200
+        assert found.probability_sum.sum() == 30 * 80 * 200
 
 
 class TestSplit:

@@ -41,7 +41,7 @@ from tilesegment.errors import (
 )
 from tilesegment.evaluate.pixels import Confusion
 from tilesegment.model.build import build_network, padded_logits
-from tilesegment.model.preprocess import normalise
+from tilesegment.model.preprocess import ValueRange, normalise
 from tilesegment.model.store import find_model, read_weights
 from tilesegment.raster.source import open_scene
 from tilesegment.raster.values import value_range
@@ -293,7 +293,7 @@ def test_training_and_prediction_see_the_same_tensor(data: Path) -> None:
         data / "rooftop/images/images" / f"{reader.names('train')[0]}.tif"
     ) as scene:
         pixels = scene.read(scene.grid.window)
-    predicted = normalise(pixels.values, pixels.valid, (0.0,) * 3, (255.0,) * 3, card)
+    predicted = normalise(pixels.values, pixels.valid, ValueRange.of_all((0.0, 255.0), 3), card)
     np.testing.assert_array_equal(to_tensors(sample, card)[0].numpy(), predicted)
 
 
@@ -318,7 +318,7 @@ def test_any_type_of_picture_is_learnt_and_predicted_alike(
     with tilesegment.open_scene(root / "images" / f"{reader.names('train')[0]}.tif") as scene:
         found = value_range(scene, None, card.dtype, card.value_range)
         pixels = scene.read(scene.grid.window)
-    predicted = normalise(pixels.values, pixels.valid, found.low, found.high, card)
+    predicted = normalise(pixels.values, pixels.valid, found, card)
     np.testing.assert_array_equal(to_tensors(sample, card)[0].numpy(), predicted)
     plain = TrainingData(reader, Augment([], (64, 64), "crop"), card, 0)[(0, 0)][0].numpy()
     np.testing.assert_allclose(plain, predicted, atol=1e-5)

@@ -92,9 +92,9 @@ def test_polygons_of_blocks_joined_are_those_of_the_whole(mask, rows, cols, seed
     )
     # Not one vertex, statistic or position differs.
     assert [g.wkt for g in parts.geometry] == [g.wkt for g in whole.geometry]
-    for name in ("value", "pixels", "total", "first"):
+    for name in ("value", "pixels", "probability_sum", "first_pixel"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
-    assert (np.diff(parts.first) > 0).all()
+    assert (np.diff(parts.first_pixel) > 0).all()
     # And both are GDAL's.
     mine = in_order(zip(parts.geometry, parts.value.tolist(), strict=True))
     theirs = in_order(reference(mask, connectivity))
@@ -111,12 +111,12 @@ def test_statistics_are_those_of_the_pixels(mask, seed) -> None:
     height, width = mask.shape
     features = joined(mask, probability, cut_at(height, [5]), cut_at(width, [3, 7]), 4)
     assert features.pixels.sum() == (mask != 0).sum()
-    assert (np.diff(features.first) > 0).all()
+    assert (np.diff(features.first_pixel) > 0).all()
     for k, geometry in enumerate(features.geometry):
         inside = rasterize([geometry], out_shape=mask.shape).astype(bool)
         assert features.pixels[k] == inside.sum() == geometry.area
-        assert features.total[k] == probability[inside].sum()
-        assert features.first[k] == np.flatnonzero(inside)[0]
+        assert features.probability_sum[k] == probability[inside].sum()
+        assert features.first_pixel[k] == np.flatnonzero(inside)[0]
 
 
 @pytest.mark.parametrize("far", [0, 2**40])
@@ -134,7 +134,7 @@ def test_a_large_trace_sums_exactly() -> None:
     probability = np.full((4200, 4100), 254, np.uint8)
     mask = np.ones_like(probability)
     traced = trace(mask, probability, Window(0, 0, *mask.shape), 4100, 0)
-    assert traced.total.tolist() == [254 * mask.size]
+    assert traced.probability_sum.tolist() == [254 * mask.size]
 
 
 def multi_class(plan: Plan, mask: np.ndarray, tolerance: float) -> Features:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tilesegment.datasets.sample import Reader
 from tilesegment.errors import InputError
 from tilesegment.model.look import look_of, summary_of
-from tilesegment.model.preprocess import in_range
+from tilesegment.model.preprocess import ValueRange, in_range
 
 # Pictures looked at for their type, and for their range; pixels of each.
 _FEW, _PICTURES, _PIXELS = 8, 32, 20_000
@@ -44,8 +44,8 @@ def looks_of(
     count = min(len(names), _LOOKED)
     for index in np.unique(np.linspace(0, len(names) - 1, count).astype(int)).tolist():
         sample = reader.read("train", index, np.random.default_rng([1, index]))
-        low, high = ((value,) * len(sample.values) for value in value_range)
-        pixels = in_range(sample.values, low, high)[:, sample.valid]
+        pixels = in_range(sample.values, ValueRange.of_all(value_range, len(sample.values)))
+        pixels = pixels[:, sample.valid]
         look = look_of(pixels, bands) if len(pixels) == len(bands) else None
         found += [look] if look is not None else []
     return summary_of(found)

@@ -19,9 +19,9 @@ from tilesegment.atomic import only_read
 from tilesegment.errors import OutputError, SettingsError
 from tilesegment.grid import Grid, Window
 from tilesegment.model.card import ModelClass
+from tilesegment.model.preprocess import ValueRange
 from tilesegment.raster.display import displayed, in_mercator, mercator_bounds
 from tilesegment.raster.source import Scene
-from tilesegment.raster.values import ValueRange
 from tilesegment.vector.files import driver_of
 from tilesegment.vector.project import CRS84, crosses_180
 

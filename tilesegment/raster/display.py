@@ -12,8 +12,8 @@ from rasterio.warp import reproject, transform_bounds
 
 from tilesegment.errors import SettingsError
 from tilesegment.grid import Grid, Window
+from tilesegment.model.preprocess import ValueRange, in_range
 from tilesegment.raster.source import Scene
-from tilesegment.raster.values import ValueRange
 
 _MERCATOR = "EPSG:3857"
 Box = tuple[float, float, float, float]
@@ -25,9 +25,7 @@ def displayed(
     """The first three bands of a part of a scene as values 0..255 of a screen, (rows, columns, 3), and
     which pixels are valid."""
     pixels = scene.sample(region, height, width)
-    low = np.asarray(values.low, np.float32)[:, None, None]
-    high = np.asarray(values.high, np.float32)[:, None, None]
-    shown = np.clip((pixels.values.astype(np.float32) - low) / (high - low), 0, 1) * 255
+    shown = in_range(pixels.values, values) * 255
     shown = shown[:3] if len(shown) >= 3 else np.repeat(shown[:1], 3, axis=0)
     return np.ascontiguousarray(shown.transpose(1, 2, 0)), pixels.valid
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tilesegment.errors import SettingsError
 from tilesegment.grid import Window
+from tilesegment.model.preprocess import ValueRange
 from tilesegment.raster.source import Scene
 from tilesegment.raster.spec import Pixels
 
@@ -27,15 +28,6 @@ _BLANK_RUN = 32
 _BLANK_SHARE = 0.005
 
 
-@dataclass(frozen=True)
-class ValueRange:
-    """Per band, the value that becomes 0 and the one that becomes 1, and where they come from."""
-
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    source: str
-
-
 def value_range(
     scene: Scene, stretch: str | None, card_dtype: str, card_range: tuple[float, float]
 ) -> ValueRange:
@@ -45,11 +37,10 @@ def value_range(
     Raises SettingsError for an unusable stretch.
     """
     if stretch is None and scene.dtype.name == card_dtype:
-        low, high = card_range
-        return ValueRange((low,) * scene.bands, (high,) * scene.bands, "model")
+        return ValueRange.of_all(card_range, scene.bands, "model")
     first, second, percent = _parse_stretch(stretch or "2%,98%")
     if not percent:
-        return ValueRange((first,) * scene.bands, (second,) * scene.bands, "given")
+        return ValueRange.of_all((first, second), scene.bands, "given")
     lows, highs = _percentiles(scene, first, second)
     return ValueRange(lows, highs, f"percentiles {first:g}-{second:g} of the scene")
 

@@ -16,9 +16,9 @@ from tilesegment.atomic import write_text
 from tilesegment.errors import OutputError
 from tilesegment.grid import Grid, Window
 from tilesegment.model.card import ModelClass
+from tilesegment.model.preprocess import ValueRange
 from tilesegment.raster.display import displayed
 from tilesegment.raster.source import Scene
-from tilesegment.raster.values import ValueRange
 from tilesegment.tiling.blend import NODATA
 
 _LONGEST = 2048

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from tilesegment.datasets.sample import IGNORE, Sample
 from tilesegment.model.card import ModelClass
+from tilesegment.model.preprocess import ValueRange, in_range
 
 _GAP = 6
 _LARGEST = 400
@@ -53,10 +54,8 @@ def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
 
 def picture_of(sample: Sample, value_range: tuple[float, float]) -> Image.Image:
     """A sample's pixels as a picture, black where invalid; one band as grey."""
-    low, high = value_range
-    shown = np.clip((sample.values[:3].astype(np.float32) - low) / (high - low) * 255, 0, 255).astype(
-        np.uint8
-    )
+    values = sample.values[:3]
+    shown = (in_range(values, ValueRange.of_all(value_range, len(values))) * 255).astype(np.uint8)
     if len(shown) < 3:
         shown = np.repeat(shown[:1], 3, axis=0)
     shown[:, ~sample.valid] = 0

@@ -35,12 +35,11 @@ def calibrate_model(
         setup = Setup(
             tile=card.tile,
             dtype=str(scene.dtype),
-            low=values.low,
-            high=values.high,
+            range=values,
             device=choice.device,
             precision=choice.precision,
             batch=1,
-            lanes=cores(),
+            streams=cores(),
         )
         found = calibrate(
             scene, load_engine(choice.engine, model, setup), card, sites=sites, wanted=agreement

@@ -18,6 +18,7 @@ from tilesegment.errors import TilesegmentError
 from tilesegment.model.cache import cache_folder
 from tilesegment.model.engines import Setup, load_engine
 from tilesegment.model.engines.choose import choose_engine, gpu_count
+from tilesegment.model.preprocess import ValueRange
 from tilesegment.model.store import find_model
 from tilesegment.raster.environment import projects_rightly
 from tilesegment.run.record import software, versions
@@ -98,9 +99,8 @@ def _forward_pass() -> Finding:
         model = find_model("roofs")
         choice = choose_engine("auto", "auto", "auto", model.quantized, model.graph is not None)
         tile, bands = model.card.tile, len(model.card.bands)
-        setup = Setup(
-            tile, "uint8", (0.0,) * bands, (255.0,) * bands, choice.device, precision=choice.precision
-        )
+        known = ValueRange.of_all((0.0, 255.0), bands)
+        setup = Setup(tile, "uint8", known, choice.device, precision=choice.precision)
         begin = time.perf_counter()
         predictor = load_engine(choice.engine, model, setup)
         values = np.random.default_rng(0).integers(0, 256, (1, bands, *tile)).astype(np.uint8)

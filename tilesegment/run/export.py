@@ -131,7 +131,7 @@ def _tiles(source: str, card: Card) -> list[NDArray[np.float32]]:
         if not found:
             raise InputError(f"{source}: no place with enough valid pixels for a tile")
         pixels = [scene.read(window) for window in found]
-    return [normalise(each.values, each.valid, values.low, values.high, card) for each in pixels]
+    return [normalise(each.values, each.valid, values, card) for each in pixels]
 
 
 def _noise(card: Card) -> Iterator[NDArray[np.float32]]:

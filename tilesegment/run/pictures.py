@@ -11,6 +11,7 @@ from tilesegment.datasets.sample import Sample
 from tilesegment.grid import Window
 from tilesegment.model.engines import Predictor, Setup, load_engine
 from tilesegment.model.engines.choose import EngineChoice, choose_engine
+from tilesegment.model.preprocess import ValueRange
 from tilesegment.model.store import ModelFile
 from tilesegment.raster.spec import Pixels, SceneSpec
 from tilesegment.run.block.file import BlockPixels
@@ -75,8 +76,7 @@ class ModelRunner:
         self._choice = self.engine or choose_engine(
             "auto", "auto", "auto", self.model.quantized, self.model.graph is not None
         )
-        bands = len(card.bands)
-        self._low, self._high = (card.value_range[0],) * bands, (card.value_range[1],) * bands
+        self._range = ValueRange.of_all(card.value_range, len(card.bands))
         self._tracing = TraceSettings(card.threshold, card.foreground, trace=False)
         self._loaded: dict[tuple[int, int], Predictor] = {}
 
@@ -87,11 +87,10 @@ class ModelRunner:
             setup = Setup(
                 tile=tile,
                 dtype=self.dtype,
-                low=self._low,
-                high=self._high,
+                range=self._range,
                 device=self._choice.device,
                 precision=self._choice.precision,
-                lanes=cores(),
+                streams=cores(),
             )
             self._loaded[tile] = load_engine(self._choice.engine, self.model, setup)
         return self._loaded[tile]
@@ -106,12 +105,11 @@ class ModelRunner:
             model=self.model,
             plan=plan,
             dtype=self.dtype,
-            low=self._low,
-            high=self._high,
+            range=self._range,
             blend="cosine",
             engine=self._choice,
             batch=None,
-            lanes=cores(),
+            streams=cores(),
             aoi=None,
             tracing=self._tracing,
             folder="",

@@ -16,7 +16,7 @@ from tilesegment.errors import InputError, ModelError, OutputError, SettingsErro
 from tilesegment.evaluate.calibrate import tile_classes, tile_sites
 from tilesegment.model.engines import Predictor, Setup, load_engine
 from tilesegment.model.engines.choose import EngineChoice
-from tilesegment.model.preprocess import normalise, padded_tile
+from tilesegment.model.preprocess import ValueRange, normalise, padded_tile
 from tilesegment.model.quantize import quantized_graph
 from tilesegment.model.store import ModelFile, find_model, read_weights, save_model
 from tilesegment.raster.environment import gdal_environment
@@ -50,12 +50,11 @@ class Labels:
 
 @dataclass(frozen=True)
 class _Tiles:
-    """pixels: of n tiles, as the scene has them; low, high: their range by band; judges: (n,) which give no
+    """pixels: of n tiles, as the scene has them; range: what becomes 0 and 1; judges: (n,) which give no
     ranges."""
 
     pixels: list[Pixels]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    range: ValueRange
     judges: NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -136,7 +135,7 @@ def _drawn(model: ModelFile, source: str, count: int) -> _Tiles:
         found = [scene.read(window) for window in windows]
     if not found:
         raise InputError(f"{source}: no place with enough valid pixels for a tile")
-    tiles = _Tiles(found, values.low, values.high, np.zeros(len(found), np.bool_))
+    tiles = _Tiles(found, values, np.zeros(len(found), np.bool_))
     predictor = _predictor(model, tiles, "fp32")
     # Of shares of the commonest class the nearest to a half.
     common = [np.bincount(tile_classes(predictor, card, tile).ravel()).max() for tile in found]
@@ -164,9 +163,7 @@ def _with_graph(model: ModelFile, drawn: list[_Tiles], kept: int, target: Path) 
     card = model.card
     rows, cols = (padded - size for padded, size in zip(padded_tile(card.tile), card.tile, strict=True))
     samples = [
-        np.pad(
-            normalise(tile.values, tile.valid, part.low, part.high, card), ((0, 0), (0, rows), (0, cols))
-        )
+        np.pad(normalise(tile.values, tile.valid, part.range, card), ((0, 0), (0, rows), (0, cols)))
         for part in drawn
         for tile in part.of(judges=False)
     ]
@@ -200,11 +197,10 @@ def _predictor(model: ModelFile, tiles: _Tiles, precision: str) -> Predictor:
     setup = Setup(
         tile=model.card.tile,
         dtype=str(tiles.pixels[0].values.dtype),
-        low=tiles.low,
-        high=tiles.high,
+        range=tiles.range,
         precision=precision,
         batch=1,
-        lanes=cores(),
+        streams=cores(),
     )
     return load_engine("openvino", model, setup)
 

@@ -56,7 +56,7 @@ def tile_weights(tile: tuple[int, int], overlap: int, mode: BlendMode) -> NDArra
     return np.outer(axis_weights(tile[0], overlap, mode), axis_weights(tile[1], overlap, mode))
 
 
-def count_probability(probability: NDArray[np.float32]) -> NDArray[np.uint16]:
+def quantise(probability: NDArray[np.float32]) -> NDArray[np.uint16]:
     """Probabilities 0..1 as whole steps of 1/16256."""
     return np.asarray(np.rint(probability * np.float32(FINE_MAX)), np.uint16)
 
@@ -86,7 +86,7 @@ class Blender(Protocol):
 
 
 @dataclass
-class Strip:
+class Accumulator:
     """The `Blender` of arrays in memory: sums (channels, rows, columns) and weights (rows, columns),
     uint32. contact: tiles have one channel more, that of contact."""
 

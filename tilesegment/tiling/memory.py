@@ -44,7 +44,7 @@ class Load:
 
     bands, pixel_bytes: of the scene; channels: blended ones (1 for two classes); contact: and one more.
     model_bytes: weights in memory; activation_bytes: of one forward pass of one tile at its peak.
-    lanes: forward passes at the same time; batch: tiles in each. process_bytes: before any of this.
+    streams: forward passes at the same time; batch: tiles in each. process_bytes: before any of this.
     scene_bytes: of the whole scene, uncompressed; splits: buildings that touch are told apart. looks:
     forward passes of a tile, whose results are summed; consensus: it is saved how far tiles disagree.
     """
@@ -54,7 +54,7 @@ class Load:
     channels: int
     model_bytes: int
     activation_bytes: int
-    lanes: int
+    streams: int
     batch: int
     process_bytes: int
     contact: bool = False
@@ -108,7 +108,7 @@ def worst_memory(plan: Plan, load: Load) -> Memory:
     strip_pixels = plan.tile[0] * (tile_cols * (plan.tile[1] - plan.overlap) + plan.overlap)
     source = load.bands * load.pixel_bytes + 1
     channels = load.channels + load.contact
-    # A tile waits as raw values, float32 values and probabilities; two batches a lane are under way, and
+    # A tile waits as raw values, float32 values and probabilities; two batches a stream are under way, and
     # turned copies of them.
     waiting = 2 if load.looks == 1 else 4
     tile_bytes = tile_pixels * (source + 4 * load.bands + 4 * channels)
@@ -125,7 +125,7 @@ def worst_memory(plan: Plan, load: Load) -> Memory:
     return Memory(
         process=load.process_bytes + min(GDAL_CACHE_BYTES, load.scene_bytes),
         model=load.model_bytes,
-        forward=load.lanes * load.batch * (load.activation_bytes + waiting * tile_bytes),
+        forward=load.streams * load.batch * (load.activation_bytes + waiting * tile_bytes),
         strip=strip,
         finished=finished,
         trace=trace,

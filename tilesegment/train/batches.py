@@ -16,7 +16,7 @@ from tilesegment.datasets.values import BYTES
 from tilesegment.errors import InputError, TilesegmentError, TrainingError
 from tilesegment.grid import Window
 from tilesegment.model.card import Card
-from tilesegment.model.preprocess import normalise
+from tilesegment.model.preprocess import ValueRange, in_range, normalise
 from tilesegment.train.augment import Augment, resized
 
 
@@ -47,9 +47,8 @@ def views(reader: Reader, split: str, size: tuple[int, int], fit: str) -> list[V
 
 def in_unit_range(sample: Sample, value_range: tuple[float, float]) -> Sample:
     """A sample's values as float32 in 0..1, which augmentation takes for any type of picture."""
-    low, high = value_range
-    values = np.clip((sample.values.astype(np.float32) - low) / (high - low), 0, 1)
-    return replace(sample, values=values.astype(np.float32))
+    known = ValueRange.of_all(value_range, len(sample.values))
+    return replace(sample, values=in_range(sample.values, known))
 
 
 def to_tensors(
@@ -58,9 +57,8 @@ def to_tensors(
     """The network's input (bands, rows, columns) float32, by the same function as in prediction, and the
     label (rows, columns) int64, IGNORE where nothing is valid; for a network with a contact channel
     (2, rows, columns), the classes and the contact. value_range: of the sample, by default the card's."""
-    low, high = value_range or card.value_range
-    bands = len(sample.values)
-    values = normalise(sample.values, sample.valid, (low,) * bands, (high,) * bands, card)
+    known = ValueRange.of_all(value_range or card.value_range, len(sample.values))
+    values = normalise(sample.values, sample.valid, known, card)
     label = np.where(sample.valid, sample.label, IGNORE).astype(np.int64)
     if card.contact:
         contact = np.full(label.shape, IGNORE) if sample.contact is None else sample.contact

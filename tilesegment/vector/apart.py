@@ -71,7 +71,7 @@ def kept_apart(batches: Iterator[Candidates], grid_width: int, reach: float) -> 
             continue
         held = batch if held is None else Candidates.concatenate([held, batch])
         # Whatever comes later begins no higher than this.
-        row = int(batch.features.first[-1]) // grid_width
+        row = int(batch.features.first_pixel[-1]) // grid_width
         around = _boxes(held)
         pairs = _pairs(around)
         group = _groups(held)

@@ -64,9 +64,9 @@ def attribute_columns(
     area, perimeter = ground_size(features.geometry, grid)
     confidence = np.full(len(features), np.nan)
     if with_confidence and len(features):
-        confidence = features.total / features.pixels / PROBABILITY_MAX
+        confidence = features.probability_sum / features.pixels / PROBABILITY_MAX
     columns = {
-        "id": features.first + 1,
+        "id": features.first_pixel + 1,
         "class": [names.get(value, str(value)) for value in features.value.tolist()],
         "area_m2": np.round(area, 3),
         "perimeter_m": np.round(perimeter, 3),

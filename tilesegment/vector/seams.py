@@ -44,8 +44,8 @@ class Features:
     geometry: Geometries
     value: IntArray
     pixels: IntArray
-    total: IntArray
-    first: IntArray
+    probability_sum: IntArray
+    first_pixel: IntArray
     plain: Geometries | None = None
     regular: Geometries | None = None
     group: IntArray | None = None
@@ -118,9 +118,9 @@ def join(
         found.append(_united(pieces.only(whole), names[whole], seams, connectivity, shared_outlines))
         pieces, names = pieces.only(~whole), names[~whole]
         waiting = Features.concatenate(found)
-        waiting = waiting[np.argsort(waiting.first, kind="stable")]
+        waiting = waiting[np.argsort(waiting.first_pixel, kind="stable")]
         # A region that is still open goes before all that begin behind it.
-        ready = int(np.searchsorted(waiting.first, min(end, pieces.first.min(initial=end))))
+        ready = int(np.searchsorted(waiting.first_pixel, min(end, pieces.first_pixel.min(initial=end))))
         if ready >= _BATCH or number == len(groups) - 1:
             yield waiting[:ready]
             waiting = waiting[ready:]
@@ -230,8 +230,8 @@ def _united(
         geometry,
         pieces.value[order][begin],
         np.add.reduceat(pieces.pixels[order], begin),
-        np.add.reduceat(pieces.total[order], begin),
-        np.minimum.reduceat(pieces.first[order], begin),
+        np.add.reduceat(pieces.probability_sum[order], begin),
+        np.minimum.reduceat(pieces.first_pixel[order], begin),
     )
 
 
@@ -242,8 +242,8 @@ def _features(fragments: Fragments, connectivity: int, shared_outlines: bool) ->
         _promoted(outlines, connectivity),
         fragments.value,
         fragments.pixels,
-        fragments.total,
-        fragments.first,
+        fragments.probability_sum,
+        fragments.first_pixel,
     )
 
 

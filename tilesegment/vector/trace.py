@@ -33,8 +33,8 @@ _NOWHERE = -(2**62)
 class Fragments:
     """Polygons of one traced window, or of several, as flat arrays in whole pixel coordinates.
 
-    value: class of each; pixels: how many; total: sum of their probabilities (0..254 each);
-    first: linear index (row * width of the grid + column) of the topmost, then leftmost pixel;
+    value: class of each; pixels: how many; probability_sum: of their probabilities (0..254 each);
+    first_pixel: linear index (row * width of the grid + column) of the topmost, then leftmost pixel;
     coords, rings, parts: the outlines (see `rings`).
     runs: (r, 6) edges on the window's border: (1 vertical or 0 horizontal, line, 1 on the line's right or
     lower side, from, to, fragment).
@@ -42,8 +42,8 @@ class Fragments:
 
     value: IntArray
     pixels: IntArray
-    total: IntArray
-    first: IntArray
+    probability_sum: IntArray
+    first_pixel: IntArray
     coords: IntArray
     rings: IntArray
     parts: IntArray
@@ -63,8 +63,8 @@ class Fragments:
         return Fragments(
             value=self.value[wanted],
             pixels=self.pixels[wanted],
-            total=self.total[wanted],
-            first=self.first[wanted],
+            probability_sum=self.probability_sum[wanted],
+            first_pixel=self.first_pixel[wanted],
             coords=outlines.coords,
             rings=outlines.rings,
             parts=outlines.parts,
@@ -120,8 +120,8 @@ def trace(
     return Fragments(
         value=value,
         pixels=np.rint(pixels).astype(np.int64),
-        total=total.astype(np.int64),
-        first=_first_pixels(outlines, grid_width),
+        probability_sum=total.astype(np.int64),
+        first_pixel=_first_pixels(outlines, grid_width),
         coords=outlines.coords,
         rings=outlines.rings,
         parts=outlines.parts,

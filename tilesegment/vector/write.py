@@ -219,7 +219,7 @@ def _record_batches(
         arrays = [pa.array(values, from_pandas=True) for values in columns.values()]
         arrays.append(_binary(features.geometry, layer, target))
         if raw is not None and features.plain is not None:
-            raw.add(features.first + 1, _binary(features.plain, layer, target))
+            raw.add(features.first_pixel + 1, _binary(features.plain, layer, target))
         yield pa.RecordBatch.from_arrays(
             [array.cast(kind) for array, kind in zip(arrays, schema.types, strict=True)], schema=schema
         )

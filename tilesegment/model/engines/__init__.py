@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tilesegment.model.preprocess import ValueRange
 from tilesegment.model.store import ModelFile
 from tilesegment.tiling.blend import Blender
 
@@ -16,21 +17,20 @@ from tilesegment.tiling.blend import Blender
 class Setup:
     """What an engine must know besides the model.
 
-    tile: (rows, columns); dtype: of the raw values; low, high: their range by band.
+    tile: (rows, columns); dtype: of the raw values; range: what of them becomes 0 and 1.
     device, precision: as `choose_engine` gave them; device_index: the worker's number, which picks one of
-    several GPUs. batch: tiles a call, None for the engine's own; lanes: threads to predict with. contact:
+    several GPUs. batch: tiles a call, None for the engine's own; streams: threads to predict with. contact:
     the probability of lying between two buildings is wanted too.
     """
 
     tile: tuple[int, int]
     dtype: str
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    range: ValueRange
     device: str = "cpu"
     device_index: int = 0
     precision: str = "fp32"
     batch: int | None = None
-    lanes: int = 1
+    streams: int = 1
     contact: bool = False
 
 

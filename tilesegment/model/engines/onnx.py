@@ -13,15 +13,15 @@ from tilesegment.model.engines import Pending, Setup
 from tilesegment.model.export import graph_file
 from tilesegment.model.preprocess import normalise
 from tilesegment.model.store import ModelFile
-from tilesegment.tiling.blend import Blender, Strip, count_probability
+from tilesegment.tiling.blend import Accumulator, Blender, quantise
 
 
 class OnnxPredictor:
-    """A network on the CPU: `setup.lanes` tiles side by side, each on one thread."""
+    """A network on the CPU: `setup.streams` tiles side by side, each on one thread."""
 
     def __init__(self, model: ModelFile, setup: Setup) -> None:
         self.batch = setup.batch or 1
-        self.depth = 2 * setup.lanes + 1
+        self.depth = 2 * setup.streams + 1
         self.name = f"onnxruntime {onnxruntime.__version__} cpu fp32"
         self._card, self._setup = model.card, setup
         self._padded = model.padded(setup.tile)
@@ -34,21 +34,21 @@ class OnnxPredictor:
         self._input = self._session.get_inputs()[0].name
         # A network of a fixed number of tiles is given empty ones beside the one that counts.
         self._tiles = 1 if model.graph is None else model.graph.batch or 1
-        self._lanes = ThreadPoolExecutor(setup.lanes)
+        self._pool = ThreadPoolExecutor(setup.streams)
 
     def submit(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> Pending:
         """See `Predictor`."""
-        return self._lanes.submit(self._run, values, valid)
+        return self._pool.submit(self._run, values, valid)
 
     def blender(self, weights: NDArray[np.uint32], width: int, top: int) -> Blender:
         """See `Predictor`."""
-        return Strip(weights, self._card.channels, width, top, self._setup.contact)
+        return Accumulator(weights, self._card.channels, width, top, self._setup.contact)
 
     def _run(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.uint16]:
         found, classes = [], len(self._card.classes)
         for tile, mask in zip(values, valid, strict=True):
             height, width = mask.shape
-            ready = normalise(tile, mask, self._setup.low, self._setup.high, self._card)
+            ready = normalise(tile, mask, self._setup.range, self._card)
             ready = np.pad(ready, [(0, 0), (0, self._padded[0] - height), (0, self._padded[1] - width)])
             batch = np.zeros((self._tiles, *ready.shape), np.float32)
             batch[0] = ready
@@ -57,7 +57,7 @@ class OnnxPredictor:
             planes = [self._probability(logits[:, :classes])]
             if self._setup.contact:
                 planes.append(_probability(logits[:, classes:]))
-            found.append(count_probability(np.concatenate(planes, axis=1)))
+            found.append(quantise(np.concatenate(planes, axis=1)))
         return np.concatenate(found)
 
     def _probability(self, values: NDArray[np.float32]) -> NDArray[np.float32]:

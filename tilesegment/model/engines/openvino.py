@@ -1,7 +1,7 @@
-"""The OpenVINO engine for CPUs: raw tiles in, counted probabilities out, all in one graph.
+"""The OpenVINO engine for CPUs: raw tiles in, quantised probabilities out, all in one graph.
 
 Torch is not imported: the network comes as a graph from `model.export`, and normalisation, sigmoid or
-softmax and the counting of probabilities are added to it here.
+softmax and the quantising of probabilities are added to it here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from openvino import opset13 as op
 from tilesegment.model.engines import Setup
 from tilesegment.model.export import graph_file
 from tilesegment.model.store import ModelFile
-from tilesegment.tiling.blend import FINE_MAX, Blender, Strip
+from tilesegment.tiling.blend import FINE_MAX, Accumulator, Blender
 
 # What is not in int8 in a quantised graph is computed as in fp32, on every CPU.
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -40,12 +40,12 @@ def fast_int8() -> bool:
 
 
 class OpenVinoPredictor:
-    """A network on the CPU: `setup.lanes` streams of one thread each, fed asynchronously."""
+    """A network on the CPU: `setup.streams` streams of one thread each, fed asynchronously."""
 
     def __init__(self, model: ModelFile, setup: Setup) -> None:
         fixed = None if model.graph is None else model.graph.batch
         self.batch = fixed or setup.batch or 1
-        self.depth = setup.lanes + _SPARE
+        self.depth = setup.streams + _SPARE
         self._contact = setup.contact
         self.name = f"openvino {ov.__version__.split('-')[0]} cpu {setup.precision}"
         core = ov.Core()
@@ -57,8 +57,8 @@ class OpenVinoPredictor:
             graph,
             "CPU",
             {
-                "NUM_STREAMS": setup.lanes,
-                "INFERENCE_NUM_THREADS": setup.lanes,
+                "NUM_STREAMS": setup.streams,
+                "INFERENCE_NUM_THREADS": setup.streams,
                 "INFERENCE_PRECISION_HINT": _HINTS[setup.precision],
                 "ENABLE_CPU_PINNING": False,
             },
@@ -84,7 +84,7 @@ class OpenVinoPredictor:
     def blender(self, weights: NDArray[np.uint32], width: int, top: int) -> Blender:
         """See `Predictor`."""
         channels = self._compiled.output(0).shape[1] - self._contact
-        return Strip(weights, channels, width, top, self._contact)
+        return Accumulator(weights, channels, width, top, self._contact)
 
     def give_back(self, request: Any) -> None:
         """A request may be used again."""
@@ -109,8 +109,8 @@ class _Request:
 
 
 def _with_ends(network: Any, model: ModelFile, batch: int, dtype: np.dtype[Any], setup: Setup) -> Any:
-    """The network between raw tiles with their validity, and counted probabilities: the arithmetic of
-    `preprocess.normalise` before it, and of `blend.count_probability` after it."""
+    """The network between raw tiles with their validity, and quantised probabilities: the arithmetic of
+    `preprocess.normalise` before it, and of `blend.quantise` after it."""
     card = model.card
     bands, tile = len(card.bands), setup.tile
     padded = model.padded(tile)
@@ -122,9 +122,10 @@ def _with_ends(network: Any, model: ModelFile, batch: int, dtype: np.dtype[Any],
     def by_band(numbers: Any) -> Any:
         return op.constant(np.asarray(numbers, np.float32).reshape(1, bands, 1, 1))
 
-    span = np.asarray(setup.high, np.float32) - np.asarray(setup.low, np.float32)
+    low, high = setup.range.low, setup.range.high
+    span = np.asarray(high, np.float32) - np.asarray(low, np.float32)
     x = op.convert(values, "f32")
-    x = op.divide(op.subtract(x, by_band(setup.low)), by_band(span))
+    x = op.divide(op.subtract(x, by_band(low)), by_band(span))
     x = op.clamp(x, 0.0, 1.0)
     x = op.divide(op.subtract(x, by_band(card.mean)), by_band(card.std))
     x = op.multiply(x, op.convert(valid, "f32"))

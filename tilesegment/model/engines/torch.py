@@ -20,10 +20,10 @@ from tilesegment.tiling.blend import (
     FINE_MAX,
     NODATA,
     PROBABILITY_MAX,
+    Accumulator,
     Blended,
     Blender,
-    Strip,
-    count_probability,
+    quantise,
 )
 
 _log = logging.getLogger("tilesegment")
@@ -35,7 +35,7 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class TorchPredictor:
     """A network on one device.
 
-    On a CPU every forward pass takes one tile on one thread, and `lanes` of them run side by side: torch's
+    On a CPU every forward pass takes one tile on one thread, and `streams` run side by side: torch's
     convolutions give other last bits for other thread counts and other places in a batch, and one tile a
     pass was also the fastest that was measured (regnety_004, 512 px, two cores: 1.44 against 1.28 Mpx/s
     with batches of two, and 1.28 with one pass on two threads).
@@ -53,11 +53,11 @@ class TorchPredictor:
         self._card, self._setup = model.card, setup
         self.on_cpu = self._device.type == "cpu"
         self.batch = setup.batch or (1 if self.on_cpu else _GPU_BATCH)
-        self.depth = 2 * setup.lanes + 1 if self.on_cpu else 3
+        self.depth = 2 * setup.streams + 1 if self.on_cpu else 3
         self.name = f"torch {torch.__version__} {self._device.type} {self._precision}"
         network = load_network(model).to(self._device).to(memory_format=torch.channels_last)
         self._network = network.requires_grad_(False)
-        self._lanes = ThreadPoolExecutor(setup.lanes if self.on_cpu else 1, initializer=self._in_lane)
+        self._pool = ThreadPoolExecutor(setup.streams if self.on_cpu else 1, initializer=self._in_stream)
         self._copies: torch.cuda.Stream | None = None
         if self._device.type == "cuda":
             self._copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
@@ -65,26 +65,27 @@ class TorchPredictor:
     def submit(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> Pending:
         """See `Predictor`."""
         work = self._on_cpu if self.on_cpu else self._on_device
-        return self._lanes.submit(work, values, valid)
+        return self._pool.submit(work, values, valid)
 
     def blender(self, weights: NDArray[np.uint32], width: int, top: int) -> Blender:
         """See `Predictor`."""
         if self.on_cpu:
-            return Strip(weights, self._card.channels, width, top, self._setup.contact)
-        return DeviceStrip(weights, self._card.channels, width, top, self._device, self._setup.contact)
+            return Accumulator(weights, self._card.channels, width, top, self._setup.contact)
+        return DeviceAccumulator(
+            weights, self._card.channels, width, top, self._device, self._setup.contact
+        )
 
-    def _in_lane(self) -> None:
+    def _in_stream(self) -> None:
         # OpenMP's thread count belongs to the calling thread.
         if self.on_cpu:
             torch.set_num_threads(1)
 
     def _on_cpu(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.uint16]:
-        low, high = self._setup.low, self._setup.high
         with torch.inference_mode(), self._autocast():
             found = []
             for tile, mask in zip(values, valid, strict=True):
-                batch = torch.from_numpy(normalise(tile, mask, low, high, self._card)[None])
-                found.append(count_probability(self._probability(batch).numpy()))
+                batch = torch.from_numpy(normalise(tile, mask, self._setup.range, self._card)[None])
+                found.append(quantise(self._probability(batch).numpy()))
         return np.concatenate(found)
 
     def _on_device(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> torch.Tensor:
@@ -95,7 +96,7 @@ class TorchPredictor:
                     parts = []
                     for begin in range(0, len(raw), self.batch):
                         part = slice(begin, begin + self.batch)
-                        parts.append(_counted(self._probability(self._normalised(raw[part], mask[part]))))
+                        parts.append(_quantised(self._probability(self._normalised(raw[part], mask[part]))))
                     return torch.cat(parts)
             except torch.OutOfMemoryError:
                 if self.batch == 1:
@@ -126,7 +127,7 @@ class TorchPredictor:
         def by_band(numbers: tuple[float, ...]) -> torch.Tensor:
             return torch.tensor(numbers, dtype=torch.float32, device=self._device)[None, :, None, None]
 
-        low, high = by_band(self._setup.low), by_band(self._setup.high)
+        low, high = by_band(self._setup.range.low), by_band(self._setup.range.high)
         scaled = ((values.float() - low) / (high - low)).clamp(0, 1)
         scaled = (scaled - by_band(self._card.mean)) / by_band(self._card.std)
         return torch.where(valid[:, None], scaled, 0.0)
@@ -151,9 +152,9 @@ class TorchPredictor:
         return torch.autocast(self._device.type, dtype=_AUTOCAST[self._precision])
 
 
-class DeviceStrip:
-    """The `Blender` of tensors on a device, in whole numbers as `tiling.blend.Strip`; finished rows come
-    back as uint8 arrays."""
+class DeviceAccumulator:
+    """The `Blender` of tensors on a device, in whole numbers as `tiling.blend.Accumulator`; finished rows
+    come back as uint8 arrays."""
 
     def __init__(
         self,
@@ -198,8 +199,8 @@ class DeviceStrip:
         return arrays[0], arrays[1], arrays[2] if len(arrays) > 2 else None
 
 
-def _counted(probability: torch.Tensor) -> torch.Tensor:
-    """`blend.count_probability` on the device."""
+def _quantised(probability: torch.Tensor) -> torch.Tensor:
+    """`blend.quantise` on the device."""
     return (probability * FINE_MAX).round().to(torch.int32)
 
 

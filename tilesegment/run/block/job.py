@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tilesegment.grid import Window
 from tilesegment.model.engines.choose import EngineChoice
 from tilesegment.model.engines.several import turns_of
+from tilesegment.model.preprocess import ValueRange
 from tilesegment.model.store import ModelFile
 from tilesegment.raster.spec import SceneSpec
 from tilesegment.run.block.file import BlockPixels
@@ -43,8 +44,9 @@ class TraceSettings:
 
     @property
     def key(self) -> str:
-        """Equal for settings that give equal fragments."""
-        return hashlib.sha256(json.dumps(list(vars(self).values())).encode()).hexdigest()[:16]
+        """Equal for settings that give equal fragments, and versions that save them alike."""
+        names = [part.name for part in fields(Fragments)]
+        return hashlib.sha256(json.dumps([*vars(self).values(), names]).encode()).hexdigest()[:16]
 
     def classes(
         self, classes: NDArray[np.uint8] | None, probability: NDArray[np.uint8]
@@ -80,8 +82,8 @@ class TraceSettings:
 class Job:
     """One run's work, the same for all of its blocks.
 
-    dtype: of the scene's values; low, high: the value range by band. aoi: WKB in pixel coordinates of the
-    working grid, or None. batch: tiles a call, None for the engine's own. lanes: forward passes at a time
+    dtype: of the scene's values; range: what of them becomes 0 and 1. aoi: WKB in pixel coordinates of the
+    working grid, or None. batch: tiles a call, None for the engine's own. streams: forward passes at a time
     in a process. contact: save it too, to split buildings that touch. others: models whose probabilities
     are averaged with the model's; tta: one of `several.TTA`. consensus: save how far tiles disagree.
     """
@@ -90,12 +92,11 @@ class Job:
     model: ModelFile
     plan: Plan
     dtype: str
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    range: ValueRange
     blend: BlendMode
     engine: EngineChoice
     batch: int | None
-    lanes: int
+    streams: int
     aoi: bytes | None
     tracing: TraceSettings
     folder: str

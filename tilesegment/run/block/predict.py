@@ -69,13 +69,12 @@ def predictor_of(job: Job, device_index: int) -> Predictor:
     setup = Setup(
         tile=job.plan.tile,
         dtype=job.dtype,
-        low=job.low,
-        high=job.high,
+        range=job.range,
         device=job.engine.device,
         device_index=device_index,
         precision=job.engine.precision,
         batch=job.batch,
-        lanes=job.lanes,
+        streams=job.streams,
         contact=job.contact,
     )
     key = job.engine.engine, tuple(model.sha256 for model in job.models), setup, job.tta

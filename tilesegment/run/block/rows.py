@@ -26,8 +26,8 @@ from tilesegment.model.engines import Pending, Predictor
 from tilesegment.raster.spec import Pixels
 from tilesegment.raster.values import blank_value
 from tilesegment.run.block.file import BlockPixels
-from tilesegment.run.block.finished import Finished
 from tilesegment.run.block.job import Job, trace_block
+from tilesegment.run.block.rowbuffer import RowBuffer
 from tilesegment.run.block.stopwatch import Stopwatch
 from tilesegment.run.block.tilerows import PixelSource, TileRow, cut_tile, tile_rows, wanted_part
 from tilesegment.tiling.blend import NODATA, Blender, tile_weights
@@ -69,7 +69,7 @@ def predict_rows(
 ) -> Counts:
     """Predict a block from top to bottom and save rows and fragments as they are finished."""
     way = _Way(job, block, watch, tick)
-    finished = Finished(block.window, rows_waiting(job.plan))
+    finished = RowBuffer(block.window, rows_waiting(job.plan))
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as tracer:
         with (
             finished.closing(),
@@ -189,7 +189,7 @@ def _only_wanted(
     )
 
 
-def _trace(finished: Finished, window: Window, job: Job, watch: Stopwatch, save: Sink) -> None:
+def _trace(finished: RowBuffer, window: Window, job: Job, watch: Stopwatch, save: Sink) -> None:
     """Trace a block band by band, each as soon as its rows are there."""
     waited = Stopwatch()
 
@@ -208,7 +208,7 @@ def _trace(finished: Finished, window: Window, job: Job, watch: Stopwatch, save:
 def _forward(
     tiles: Iterator[tuple[int, int, Pixels]], predictor: Predictor, watch: Stopwatch
 ) -> Generator[tuple[int, int, Any]]:
-    """Counted probabilities of the tiles, in their order, batches filled across rows."""
+    """Quantised probabilities of the tiles, in their order, batches filled across rows."""
     waiting: deque[tuple[list[tuple[int, int]], Pending]] = deque()
 
     def oldest() -> Iterator[tuple[int, int, Any]]:

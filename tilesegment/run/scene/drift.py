@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tilesegment.model.card import Card
 from tilesegment.model.look import drift_of, look_of
-from tilesegment.model.preprocess import in_range
+from tilesegment.model.preprocess import ValueRange, in_range
 from tilesegment.raster.source import Scene
-from tilesegment.raster.values import ValueRange, few_windows
+from tilesegment.raster.values import few_windows
 
 
 def scene_drift(scene: Scene, values: ValueRange, card: Card) -> tuple[dict[str, float], list[str]]:
@@ -14,7 +14,7 @@ def scene_drift(scene: Scene, values: ValueRange, card: Card) -> tuple[dict[str,
     looks = []
     if card.looks:
         for pixels in few_windows(scene):
-            ready = in_range(pixels.values, values.low, values.high)[:, pixels.valid]
+            ready = in_range(pixels.values, values)[:, pixels.valid]
             looks.append(look_of(ready, card.bands))
     off, words = drift_of([look for look in looks if look is not None], card.looks)
     if not words:

@@ -84,7 +84,7 @@ class Executor:
 
     def _blocks(self, tasks: Sequence[BlockTask]) -> Iterator[BlockInfo]:
         def prepared(threads: int | None) -> Sequence[BlockTask]:
-            return [_absolute(_with_lanes(task, threads)) for task in tasks]
+            return [_absolute(_with_streams(task, threads)) for task in tasks]
 
         for _, found in self._on_cluster(_on_worker, prepared):
             if isinstance(found, BlockFailedError):
@@ -149,10 +149,10 @@ def _on_worker(task: BlockTask) -> BlockInfo:
     raise failed
 
 
-def _with_lanes(task: BlockTask, threads: int | None) -> BlockTask:
+def _with_streams(task: BlockTask, threads: int | None) -> BlockTask:
     if threads is None:
         return task
-    return replace(task, job=replace(task.job, lanes=min(task.job.lanes, threads)))
+    return replace(task, job=replace(task.job, streams=min(task.job.streams, threads)))
 
 
 def _absolute(task: BlockTask) -> BlockTask:

@@ -54,7 +54,7 @@ def pace_of(job: Job, workers: int, regular: bool) -> Pace:
     tile = _seconds_a_tile(job) / workers
     forward = tile * job.plan.predicted_tiles
     megapixels = job.plan.region.area / 1e6
-    around = megapixels * _AROUND / (job.lanes * workers)
+    around = megapixels * _AROUND / (job.streams * workers)
     if job.tracing.trace:
         around += megapixels * (_POLYGONS + (_REGULAR if regular else 0.0))
     total = _START + forward + around
@@ -86,7 +86,7 @@ def _keep(path: Path, known: dict[str, float]) -> None:
 
 def _key(job: Job) -> str:
     machine = platform.node(), platform.processor(), platform.machine()
-    engine = *vars(job.engine).values(), job.engine.version, job.batch, job.lanes, job.contact
+    engine = *vars(job.engine).values(), job.engine.version, job.batch, job.streams, job.contact
     told = [model.sha256 for model in job.models], job.tta, job.plan.tile, *engine, *machine
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
@@ -102,7 +102,7 @@ def _read(path: Path) -> dict[str, float]:
 def _measured(predictor: Predictor, job: Job) -> float:
     """Seconds a tile of noise, with as many under way as in a run."""
     rng = np.random.default_rng(0)
-    low, high = min(job.low), max(job.high)
+    low, high = min(job.range.low), max(job.range.high)
     shape = (predictor.batch, len(job.scene.bands), *job.plan.tile)
     values = rng.uniform(low, high, shape).astype(job.dtype)
     valid = np.ones((predictor.batch, *job.plan.tile), np.bool_)

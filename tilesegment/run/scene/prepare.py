@@ -18,7 +18,7 @@ from tilesegment.model.engines.several import TTA, turns_of
 from tilesegment.model.store import ModelFile, find_models
 from tilesegment.raster.aoi import box_region, read_aoi, region_of
 from tilesegment.raster.source import Scene, open_scene
-from tilesegment.raster.values import ValueRange, blank_edge, value_range
+from tilesegment.raster.values import blank_edge, value_range
 from tilesegment.run.block.job import Job, TraceSettings
 from tilesegment.run.scene.drift import scene_drift
 from tilesegment.run.scene.identity import scene_identity
@@ -46,7 +46,6 @@ class Prepared:
     load: Load
     budget: int
     workers: int
-    range: ValueRange
     measures: VectorSettings
     key: dict[str, Any]
     files: tuple[str, ...]
@@ -102,12 +101,12 @@ def prepare(
         budget = settings.max_memory or _default_budget(settings.workers or 1)
         contact = trace and _splits(settings, models, scene.grid.crs is not None)
         engine = _engine(settings, models)
-        load, lanes = _load(scene, models, plan, settings, budget, engine, contact)
+        load, streams = _load(scene, models, plan, settings, budget, engine, contact)
         load = replace(load, consensus=consensus)
         job = Job(
-            scene=scene.spec, model=model, plan=plan, dtype=str(scene.dtype), low=values.low,
-            high=values.high, blend=cast(BlendMode, settings.blend), engine=engine, batch=settings.batch,
-            lanes=lanes, aoi=aoi, tracing=tracing, folder=folder, contact=contact, others=models[1:],
+            scene=scene.spec, model=model, plan=plan, dtype=str(scene.dtype), range=values,
+            blend=cast(BlendMode, settings.blend), engine=engine, batch=settings.batch,
+            streams=streams, aoi=aoi, tracing=tracing, folder=folder, contact=contact, others=models[1:],
             tta=settings.tta, consensus=consensus,
         )  # fmt: skip
         return Prepared(
@@ -117,7 +116,6 @@ def prepare(
             load,
             budget,
             settings.workers or 1,
-            values,
             measures,
             _prediction_key(job, scene),
             (*scene.files, *(found.path for found in models)),
@@ -274,15 +272,15 @@ def _load(
     engine: EngineChoice,
     contact: bool,
 ) -> tuple[Load, int]:
-    """What a process will hold, and its lanes: as many as cores, and no more than a third of the budget's
+    """What a process will hold, and its streams: as many as cores, and no more than a third of the budget's
     memory for forward passes."""
     card = models[0].card
     activation = plan.tile[0] * plan.tile[1]
     stated = sum(model.card.activation_bytes for model in models)
     activation *= activation_bytes(stated, engine.engine, engine.precision)
     batch = settings.batch or 1
-    lanes = max(1, cores() // (settings.workers or 1))
-    lanes = max(1, min(lanes, int(budget / 3 / (activation * batch))))
+    streams = max(1, cores() // (settings.workers or 1))
+    streams = max(1, min(streams, int(budget / 3 / (activation * batch))))
     return (
         Load(
             scene.bands,
@@ -291,7 +289,7 @@ def _load(
             # Weights are held in float32, and once more while they are loaded.
             2 * sum(model.bytes for model in models),
             activation,
-            lanes,
+            streams,
             batch,
             PROCESS_BYTES[engine.engine],
             contact,
@@ -299,7 +297,7 @@ def _load(
             contact or settings.split == "depth",
             len(models) * len(turns_of(settings.tta)),
         ),
-        lanes,
+        streams,
     )
 
 
@@ -315,7 +313,7 @@ def _prediction_key(job: Job, scene: Scene) -> dict[str, Any]:
         "grid": [scene.grid.height, scene.grid.width],
         "region": [region.row, region.col, region.height, region.width],
         "aoi": None if job.aoi is None else hashlib.sha256(job.aoi).hexdigest(),
-        "range": [list(job.low), list(job.high)],
+        "range": [list(job.range.low), list(job.range.high)],
         "models": [model.sha256 for model in job.models],
         "tta": job.tta,
         "tile": list(job.plan.tile),

@@ -73,10 +73,10 @@ class Splitting:
             stays[large] = [part is None for part in parts]
             kept = self._whole(features[stays])
             waiting = Features.concatenate([waiting, kept, *(part for part in parts if part is not None)])
-            waiting = waiting[np.argsort(waiting.first, kind="stable")]
+            waiting = waiting[np.argsort(waiting.first_pixel, kind="stable")]
             # Regions that are yet to come, and their parts, begin behind the last of these regions; a part
             # of these may begin behind regions that are yet to come.
-            ready = int(np.searchsorted(waiting.first, features.first[-1], side="right"))
+            ready = int(np.searchsorted(waiting.first_pixel, features.first_pixel[-1], side="right"))
             yield waiting[:ready]
             waiting = waiting[ready:]
         yield waiting
@@ -110,7 +110,7 @@ class Splitting:
         # A part may lie in the hole of another.
         if shapely.coverage_is_valid(filled):
             exact = filled
-        value, group = np.full(count, feature.value[0]), np.full(count, feature.first[0])
+        value, group = np.full(count, feature.value[0]), np.full(count, feature.first_pixel[0])
         found = replace(found, geometry=exact, value=value, plain=exact, regular=exact, group=group)
         found = self._with_states(found)
         together = Row.of(exact, metric, self.settings.simplify)
@@ -129,13 +129,15 @@ class Splitting:
         probability, contact = self.saved.window(window)
         if not (self.by_depth or may_touch(contact)):
             return None
-        row, col = divmod(int(feature.first[0]), self.grid.width)
+        row, col = divmod(int(feature.first_pixel[0]), self.grid.width)
         region = component(self._inside(probability), row - window.row, col - window.col)
         parts = self._split(Planes(region, probability, contact), metres)
         if parts is None:
             return None
         found = trace(parts, probability, window, self.grid.width, 0)
-        return Features(found.outlines.geometries(), found.value, found.pixels, found.total, found.first)
+        return Features(
+            found.outlines.geometries(), found.value, found.pixels, found.probability_sum, found.first_pixel
+        )
 
     def _large(self, feature: Features, window: Window, metres: tuple[float, float]) -> Features | None:
         """The parts of a region that is not."""
@@ -153,7 +155,7 @@ class Splitting:
 
         found = parts_by_cells(window, look, read, self.grid.width)
         # There may be other regions between.
-        row, col = np.divmod(found.first, self.grid.width)
+        row, col = np.divmod(found.first_pixel, self.grid.width)
         shapely.prepare(feature.geometry)
         own = shapely.contains_xy(feature.geometry[0], col + 0.5, row + 0.5)
         return found[own] if own.sum() > 1 else None
@@ -166,7 +168,7 @@ class Splitting:
 
     def _whole(self, features: Features) -> Features:
         none = np.full(len(features), None)
-        return self._with_states(replace(features, plain=none, regular=none, group=features.first))
+        return self._with_states(replace(features, plain=none, regular=none, group=features.first_pixel))
 
     def _with_states(self, features: Features) -> Features:
         if self.rules is None:

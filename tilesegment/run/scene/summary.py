@@ -62,9 +62,9 @@ def described(source: str, prepared: Prepared) -> dict[str, Any]:
         },
         "bands": list(prepared.job.scene.bands),
         "range": {
-            "low": list(prepared.range.low),
-            "high": list(prepared.range.high),
-            "from": prepared.range.source,
+            "low": list(prepared.job.range.low),
+            "high": list(prepared.job.range.high),
+            "from": prepared.job.range.source,
         },
         "megapixels": round(area / 1e6, 3),
         "tile": list(plan.tile),

@@ -160,7 +160,7 @@ def _write_rasters(work: Work) -> None:
 
 def _view(work: Work, scene: Scene) -> View:
     grid = _output_grid(work.prepared)
-    return View(scene, work.prepared.range, work.prepared.job.plan.region, (grid.height, grid.width))
+    return View(scene, work.prepared.job.range, work.prepared.job.plan.region, (grid.height, grid.width))
 
 
 def _overview(work: Work) -> Image.Image:
@@ -178,7 +178,7 @@ def _write_web(work: Work, tiles: Path, polygons: int) -> None:
         else:
             write_no_tiles(temporary, mercator_bounds(scene.grid[job.plan.region])[1])
         page = Page(
-            scene, work.prepared.range, job.plan.region, job.model.card.labels, outputs.main.stem,
+            scene, work.prepared.job.range, job.plan.region, job.model.card.labels, outputs.main.stem,
             f"{work.marks['model']}, {work.marks['software']}",
         )  # fmt: skip
         write_page(temporary.with_suffix(".html"), page, tiles.name)

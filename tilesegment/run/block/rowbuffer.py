@@ -15,7 +15,7 @@ from tilesegment.grid import Window
 from tilesegment.run.block.file import BlockPixels
 
 
-class Finished:
+class RowBuffer:
     """Finished rows on their way from the thread that blends to the one that traces.
 
     window: of the block. most: rows that may wait; who puts more has to wait himself.
