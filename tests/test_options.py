@@ -12,9 +12,9 @@ from rasterio.enums import ColorInterp
 import tilesegment
 from tests import layouts
 from tilesegment.cli.main import main
-from tilesegment.cli.options import numbers
 from tilesegment.errors import InputError, SettingsError
 from tilesegment.raster.sink import check_options
+from tilesegment.settings import numbers
 
 
 @pytest.mark.parametrize("cog", [False, True])

@@ -13,17 +13,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 import numpy as np
 
 from tilesegment.errors import SettingsError
-from tilesegment.settings import Measure, nearest, parse_bytes, parse_tile, parse_tolerance
+from tilesegment.settings import nearest, options_of
 
-# What may be given as text as well, by name of the setting.
-_PARSERS: dict[str, Callable[[str], Any]] = {
-    "tile": parse_tile,
-    "max_memory": parse_bytes,
-    "min_area": Measure.parse,
-    "simplify": Measure.parse,
-    "fill_holes": Measure.parse,
-    "tolerance": parse_tolerance,
-}
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
 
 
@@ -35,20 +26,22 @@ def checked(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     hints = get_type_hints(kind)
     known = [field.name for field in dataclasses.fields(kind)]
+    options = options_of(kind)
     result = {}
     for name, value in given.items():
         if name not in known:
             raise SettingsError(f"unknown setting {name!r}{nearest(name, known)}")
-        result[name] = _checked(name, value, hints[name])
+        option = options.get(name)
+        result[name] = _checked(name, value, hints[name], None if option is None else option.parse)
     return result
 
 
-def _checked(name: str, value: Any, hint: Any) -> Any:
+def _checked(name: str, value: Any, hint: Any, parse: Callable[[str], Any] | None) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
-    if name in _PARSERS and isinstance(value, str | int | float) and not isinstance(value, bool):
+    if parse is not None and isinstance(value, str | int | float) and not isinstance(value, bool):
         try:
-            return _PARSERS[name](str(value))
+            return parse(str(value))
         except SettingsError as error:
             raise SettingsError(f"{name}: {error}") from None
     choices = get_args(hint) if get_origin(hint) in (types.UnionType, typing.Union) else (hint,)

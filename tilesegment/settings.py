@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import yaml
 
@@ -71,82 +71,13 @@ class Measure:
 # As the model's card says; straight walls and right angles, also half right ones, or also circles.
 REGULARIZE = ("auto", "none", "right", "right-diagonal", "circles")
 TOLERANCES = {"fine": Measure(0.2), "default": Measure(0.35), "map": Measure(1.0)}
-
-
-@dataclass(frozen=True)
-class VectorSettings:
-    """How polygons are made from a mask; a change of these never needs a new prediction.
-
-    min_area, fill_holes: areas below which polygons and holes are dropped (m2 or px).
-    simplify: how far an outline may move (m or px). connectivity: 4, or 8 to join at corners.
-    regularize: one of REGULARIZE; tolerance: how far an outline may leave a straight wall (m or px);
-    keep_raw: also write the outlines as they were before, as a layer of their own.
-    """
-
-    min_area: Measure = Measure(2.0)
-    simplify: Measure = Measure(1.0, pixels=True)
-    fill_holes: Measure = Measure(1.0)
-    connectivity: int = 4
-    regularize: str = "auto"
-    tolerance: Measure = TOLERANCES["default"]
-    keep_raw: bool = False
-    layer: str | None = None
-    dst_crs: str | None = None
-
-
 # Kinds of files in a folder of outputs: polygons, or the mask alone.
 FORMATS = ("gpkg", "parquet", "fgb", "geojson", "geojsonl", "shp", "coco.json", "tif", "png")
-
 # By contact, where the model's card has it; never; at narrow places.
 SPLIT = ("auto", "none", "depth")
-
-
-@dataclass(frozen=True)
-class PredictSettings:
-    """Everything that `predict` can be told; None means: as the model's card says. model: of several the
-    mean; tta: none, flips or d4, looks at each tile whose mean is taken; split: one of SPLIT, whether
-    buildings that touch become polygons of their own."""
-
-    model: tuple[str, ...] = ("roofs",)
-    tta: str = "none"
-    tile: tuple[int, int] | None = None
-    overlap: int | None = None
-    blend: str = "cosine"
-    batch: int | None = None
-    threshold: float | None = None
-    gsd: float | None = None
-    bidx: tuple[int, ...] | None = None
-    nodata: float | None = None
-    src_crs: str | None = None
-    stretch: str | None = None
-    bbox: tuple[float, float, float, float] | None = None
-    aoi: str | None = None
-    match_input: bool = False
-    vector: VectorSettings = VectorSettings()
-    split: str = "auto"
-    engine: str = "auto"
-    device: str = "auto"
-    precision: str = "auto"
-    workers: int | None = None
-    scheduler: str | None = None
-    max_memory: int | None = None
-    co: tuple[tuple[str, str], ...] = ()
-    lco: tuple[tuple[str, str], ...] = ()
-    gdal: tuple[tuple[str, str], ...] = ()
-    cog: bool = False
-    overwrite: bool = False
-    resume: bool = True
-
-
-@dataclass(frozen=True)
-class VectorizeSettings:
-    """What `vectorize` can be told besides how polygons are made."""
-
-    nodata: float | None = None
-    src_crs: str | None = None
-    lco: tuple[tuple[str, str], ...] = ()
-    gdal: tuple[tuple[str, str], ...] = ()
-    overwrite: bool = False
+ENGINES = ("auto", "torch", "openvino", "onnx")
+# One look at every tile; mirrored ones as well; also turned ones.
+TTA = ("none", "flips", "d4")
 
 
 def parse_tolerance(value: Any) -> Measure:
@@ -180,3 +111,186 @@ def parse_tile(text: str) -> tuple[int, int]:
     if match is None:
         raise SettingsError(f"{text!r} is no tile size; write 512 or 512x1024 (rows x columns)")
     return int(match[1]), int(match[2] or match[1])
+
+
+def numbers(kind: Callable[[str], Any], count: int | None, example: str) -> Callable[[Any], Any]:
+    """A parser of numbers between commas, `count` of them."""
+
+    def parse(value: Any) -> tuple[Any, ...]:
+        parts = value if isinstance(value, list | tuple) else str(value).split(",")
+        try:
+            numbers = tuple(kind(str(part)) for part in parts)
+        except ValueError:
+            raise SettingsError(f"{value!r} is no list of numbers; write {example}") from None
+        if count is not None and len(numbers) != count:
+            raise SettingsError(f"{value!r} has {len(numbers)} numbers instead of {count}; write {example}")
+        return numbers
+
+    return parse
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a setting is given, declared once for commands, environment, configuration files and Python.
+
+    parse: from text; choices: words that it may be; short: another flag; group: of options that come
+    together; default: the default's name, where it has one."""
+
+    help: str
+    metavar: str | None = None
+    parse: Callable[[str], Any] | None = None
+    choices: tuple[str, ...] = ()
+    short: str | None = None
+    group: str = ""
+    default: str | None = None
+
+
+@dataclass(frozen=True)
+class VectorSettings:
+    """How polygons are made from a mask; a change of these never needs a new prediction."""
+
+    min_area: Annotated[
+        Measure, Option("Drop polygons below this area (m2, or 20px).", metavar="AREA", parse=Measure.parse)
+    ] = Measure(2.0)
+    simplify: Annotated[
+        Measure,
+        Option(
+            "How far outlines may move (m, or 1px; 0 keeps every pixel corner).",
+            metavar="LENGTH",
+            parse=Measure.parse,
+        ),
+    ] = Measure(1.0, pixels=True)
+    fill_holes: Annotated[
+        Measure, Option("Fill holes below this area (m2, or 20px).", metavar="AREA", parse=Measure.parse)
+    ] = Measure(1.0)
+    connectivity: Annotated[
+        int, Option("8 makes one multipolygon of parts that touch at a corner.", choices=("4", "8"))
+    ] = 4
+    regularize: Annotated[
+        str,
+        Option(
+            "Straight walls: at right angles, also half right ones, or also circles; auto: for buildings.",
+            choices=REGULARIZE,
+        ),
+    ] = "auto"
+    tolerance: Annotated[
+        Measure,
+        Option(
+            "How ragged an outline a wall may stand for: fine, default, map, or a length (m, or 3px).",
+            metavar="LENGTH",
+            parse=parse_tolerance,
+            default="default",
+        ),
+    ] = TOLERANCES["default"]
+    keep_raw: Annotated[bool, Option("Also write outlines before --regularize, as layer NAME_raw.")] = False
+    layer: Annotated[str | None, Option("Layer name; the file's stem by default.")] = None
+    dst_crs: Annotated[str | None, Option("CRS of the polygons; the scene's by default.")] = None
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """Everything that `predict` can be told; None means: as the model's card says."""
+
+    model: Annotated[
+        tuple[str, ...],
+        Option(
+            "Bundled name, file or folder; of several (repeat it) the mean.", metavar="MODEL", group="scene"
+        ),
+    ] = ("roofs",)
+    tta: Annotated[
+        str,
+        Option(
+            "Mean of 4 (flips) or 8 (d4) looks at every tile, mirrored and turned.",
+            choices=TTA,
+            group="scene",
+        ),
+    ] = "none"
+    tile: Annotated[
+        tuple[int, int] | None,
+        Option(
+            "Tile: 512, or 512x1024 (rows x columns).", metavar="PIXELS", parse=parse_tile, group="scene"
+        ),
+    ] = None
+    overlap: Annotated[int | None, Option("Pixels shared by neighbouring tiles.", group="scene")] = None
+    blend: Annotated[str, Option("linear, cosine or gauss.", group="scene")] = "cosine"
+    batch: Annotated[int | None, Option("Tiles a forward pass.", group="scene")] = None
+    threshold: Annotated[
+        float | None, Option("Least probability, for models of two classes.", group="scene")
+    ] = None
+    gsd: Annotated[
+        float | None, Option("Metres a pixel to predict at; the model's by default.", group="scene")
+    ] = None
+    bidx: Annotated[
+        tuple[int, ...] | None, Option("Bands, from 1: 1,2,3.", metavar="BANDS", short="-b", group="scene")
+    ] = None
+    nodata: Annotated[
+        float | None, Option("Value of the input that marks invalid pixels too.", group="scene")
+    ] = None
+    src_crs: Annotated[
+        str | None, Option("CRS of the input, where it names none or a wrong one.", group="scene")
+    ] = None
+    stretch: Annotated[str | None, Option("Value range: MIN,MAX or percentiles 2%,98%.", group="scene")] = (
+        None
+    )
+    bbox: Annotated[
+        tuple[float, float, float, float] | None,
+        Option("left,bottom,right,top in the scene's CRS.", metavar="BOX", group="scene"),
+    ] = None
+    aoi: Annotated[str | None, Option("Vector file: only inside its polygons.", group="scene")] = None
+    split: Annotated[
+        str,
+        Option(
+            "A polygon for each building, where the model says that they touch; depth: at narrow places.",
+            choices=SPLIT,
+            group="scene",
+        ),
+    ] = "auto"
+    match_input: Annotated[bool, Option("Masks on the input's own grid.", group="scene")] = False
+    vector: VectorSettings = VectorSettings()
+    engine: Annotated[
+        str, Option("auto: torch on a GPU, OpenVINO on a CPU.", choices=ENGINES, group="running")
+    ] = "auto"
+    device: Annotated[str, Option("auto, cpu, cuda, cuda:1 or mps.", group="running")] = "auto"
+    precision: Annotated[str, Option("auto, fp32, bf16, fp16 or int8.", group="running")] = "auto"
+    workers: Annotated[int | None, Option("Start this many Dask worker processes.", group="running")] = None
+    scheduler: Annotated[str | None, Option("Join a Dask scheduler: tcp://host:8786.", group="running")] = (
+        None
+    )
+    max_memory: Annotated[
+        int | None,
+        Option(
+            "Budget of each process, like 2GB; half of the machine's by default.",
+            metavar="BYTES",
+            parse=parse_bytes,
+            group="running",
+        ),
+    ] = None
+    co: Annotated[
+        tuple[tuple[str, str], ...], Option("Raster creation option (repeatable).", group="raster")
+    ] = ()
+    cog: Annotated[bool, Option("Write masks as cloud-optimised GeoTIFFs.", group="raster")] = False
+    lco: Annotated[tuple[tuple[str, str], ...], Option("Layer creation option (repeatable).")] = ()
+    gdal: Annotated[tuple[tuple[str, str], ...], Option("GDAL configuration option (repeatable).")] = ()
+    overwrite: Annotated[bool, Option("Replace outputs that exist.")] = False
+    resume: Annotated[bool, Option("Go on with an interrupted run.")] = True
+
+
+@dataclass(frozen=True)
+class VectorizeSettings:
+    """What `vectorize` can be told besides how polygons are made."""
+
+    nodata: float | None = None
+    src_crs: str | None = None
+    lco: tuple[tuple[str, str], ...] = ()
+    gdal: tuple[tuple[str, str], ...] = ()
+    overwrite: bool = False
+
+
+def options_of(kind: type) -> dict[str, Option]:
+    """How the settings of a dataclass are given, by name."""
+    found = {}
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        for extra in getattr(hint, "__metadata__", ()):
+            if isinstance(extra, Option):
+                found[name] = extra
+    return found

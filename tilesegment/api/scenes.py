@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
 from tilesegment.api.given import (
     Place,
@@ -19,6 +19,7 @@ from tilesegment.api.given import (
     split_settings,
     vector_settings,
 )
+from tilesegment.api.typed import PredictOptions, RunPlan, RunRecord, VectorizeOptions
 from tilesegment.checked import checked
 from tilesegment.errors import SettingsError, as_parameters
 from tilesegment.raster.given import as_file, is_value
@@ -49,14 +50,14 @@ def predict(
     source: Any, output: Place, *, transform: Any = ..., crs: str | None = ...,
     mask: Place | None = ..., probability: Place | None = ..., overlay: Place | None = ...,
     pmtiles: Place | None = ..., report: Place | None = ..., consensus: Place | None = ...,
-    progress: Callable[[int, int], None] = ..., **settings: Any,
-) -> dict[str, Any]: ...  # fmt: skip
+    progress: Callable[[int, int], None] = ..., **settings: Unpack[PredictOptions],
+) -> RunRecord: ...  # fmt: skip
 @overload
 def predict(
     source: Any, output: None = None, *, transform: Any = ..., crs: str | None = ...,
     mask: Place | None = ..., probability: Place | None = ..., overlay: Place | None = ...,
     pmtiles: Place | None = ..., report: Place | None = ..., consensus: Place | None = ...,
-    progress: Callable[[int, int], None] = ..., **settings: Any,
+    progress: Callable[[int, int], None] = ..., **settings: Unpack[PredictOptions],
 ) -> GeoDataFrame: ...  # fmt: skip
 def predict(
     source: Any,
@@ -71,8 +72,8 @@ def predict(
     report: Place | None = None,
     consensus: Place | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    **settings: Any,
-) -> dict[str, Any] | GeoDataFrame:
+    **settings: Unpack[PredictOptions],
+) -> RunRecord | GeoDataFrame:
     """Predict a scene and write its polygons or mask; the run record, as beside the output. Without an
     output the polygons themselves, as a GeoDataFrame whose `attrs["record"]` is the record.
 
@@ -121,7 +122,11 @@ def predict(
         record = Record(run_predict(path, outputs, resolved, progress=progress).record)
         if isinstance(source, list | tuple):
             discard_others(Path(path))
-        return record if output is not None else _with_record(read_polygons(outputs.main), record)
+        return (
+            cast(RunRecord, record)
+            if output is not None
+            else _with_record(read_polygons(outputs.main), record)
+        )
 
 
 def _with_record(polygons: GeoDataFrame, record: Record) -> GeoDataFrame:
@@ -156,7 +161,7 @@ def predict_many(
     merge: bool = False,
     skip_existing: bool = False,
     progress: Callable[[int, int, str], None] = lambda done, total, words: None,
-    **settings: Any,
+    **settings: Unpack[PredictOptions],
 ) -> Iterator[SceneResult]:
     """Predict many scenes, one after the other with a model that is loaded once; what became of each, as it
     is finished. One that fails does not stop the others.
@@ -199,17 +204,17 @@ def predict_many(
     return (dataclasses.replace(result, reason=as_parameters(result.reason)) for result in found)
 
 
-def plan(source: Place, **settings: Any) -> dict[str, Any]:
+def plan(source: Place, **settings: Unpack[PredictOptions]) -> RunPlan:
     """What `predict` would do, without doing it: grid, blocks, tiles, recompute factor, memory in bytes.
 
     >>> import tilesegment
     >>> tilesegment.plan("scene.tif", max_memory="2GB")["tiles"]              # doctest: +SKIP
     45
     """
-    return describe(source_of(source), predict_settings(settings))
+    return cast(RunPlan, describe(source_of(source), predict_settings(settings)))
 
 
-def info(source: Place, **settings: Any) -> dict[str, Any]:
+def info(source: Place, **settings: Unpack[PredictOptions]) -> dict[str, Any]:
     """What a scene is: grid, bands, metres per pixel, share of valid and blank pixels, percentiles of its
     values; under `plan` what `predict` would do with these settings, None where the model cannot read it,
     and why under `unfit`.
@@ -223,7 +228,7 @@ def info(source: Place, **settings: Any) -> dict[str, Any]:
     return scene_info(source_of(source), predict_settings(settings))
 
 
-def vectorize(source: Place, output: Place, **settings: Any) -> dict[str, Any]:
+def vectorize(source: Place, output: Place, **settings: Unpack[VectorizeOptions]) -> dict[str, Any]:
     """Polygons of every class but 0 and nodata of a class raster; counts and classes, by name.
 
     settings: `min_area`, `simplify`, `fill_holes`, `connectivity`, `regularize`, `tolerance`, `keep_raw`,

@@ -10,6 +10,7 @@ import click
 
 from tilesegment.cli import logs, options
 from tilesegment.errors import SettingsError
+from tilesegment.settings import numbers
 
 _SCENE_OPTIONS = ("aoi", "probability", "distances", "sizes", "pixel", "nodata")
 
@@ -27,14 +28,14 @@ _SCENE_OPTIONS = ("aoi", "probability", "distances", "sizes", "pixel", "nodata")
 @options.option("--probability", help="Probability raster of the prediction.")
 @options.option(
     "--distances",
-    type=options.Parsed("METRES", options.numbers(float, None, "0.5,1,2")),
+    type=options.Parsed("METRES", numbers(float, None, "0.5,1,2")),
     default="0.5,1,2",
     show_default=True,
     help="Metres of boundary IoU.",
 )
 @options.option(
     "--sizes",
-    type=options.Parsed("AREAS", options.numbers(float, None, "25,100,500")),
+    type=options.Parsed("AREAS", numbers(float, None, "25,100,500")),
     default="25,100,500",
     show_default=True,
     help="Limits of size classes in m2.",

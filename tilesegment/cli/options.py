@@ -1,4 +1,4 @@
-"""The registry of shared options: one name, one type and one help text for each.
+"""Shared options, built from the settings that declare them.
 
 Values come from the command line, then `TILESEGMENT_<NAME>` in the environment, then the `--config`
 file, then the defaults of `tilesegment.settings`.
@@ -9,27 +9,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import click
 from click.core import ParameterSource
 
 from tilesegment.errors import SettingsError
-from tilesegment.model.engines.choose import ENGINES
-from tilesegment.model.engines.several import TTA
 from tilesegment.settings import (
-    REGULARIZE,
-    SPLIT,
     Measure,
+    Option,
+    PredictSettings,
     VectorSettings,
     load_yaml,
-    parse_bytes,
-    parse_tile,
-    parse_tolerance,
+    numbers,
+    options_of,
 )
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-_VECTOR = VectorSettings()
 
 
 class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.3 on
@@ -54,36 +51,6 @@ class _Names(click.types.StringParamType):
 
     def __init__(self, name: str) -> None:
         self.name = name
-
-
-def _measure(value: Any) -> Measure:
-    return value if isinstance(value, Measure) else Measure.parse(str(value))
-
-
-def _tile(value: Any) -> tuple[int, int]:
-    if isinstance(value, list | tuple):
-        return parse_tile("x".join(map(str, value)))
-    return parse_tile(str(value))
-
-
-def _bytes(value: Any) -> int:
-    return parse_bytes(str(value))
-
-
-def numbers(kind: Callable[[str], Any], count: int | None, example: str) -> Callable[[Any], Any]:
-    """A parser of numbers between commas, `count` of them."""
-
-    def parse(value: Any) -> tuple[Any, ...]:
-        parts = value if isinstance(value, list | tuple) else str(value).split(",")
-        try:
-            numbers = tuple(kind(str(part)) for part in parts)
-        except ValueError:
-            raise SettingsError(f"{value!r} is no list of numbers; write {example}") from None
-        if count is not None and len(numbers) != count:
-            raise SettingsError(f"{value!r} has {len(numbers)} numbers instead of {count}; write {example}")
-        return numbers
-
-    return parse
 
 
 def _pair(value: Any) -> tuple[str, str]:
@@ -153,11 +120,67 @@ def as_yaml(settings: dict[str, Any]) -> str:
     return yaml.safe_dump({name: plain(name, value) for name, value in sorted(settings.items())})
 
 
+def setting(kind: type, name: str) -> Decorator:
+    """The option of a setting, as `tilesegment.settings` declares it."""
+    declared, hint = options_of(kind)[name], get_type_hints(kind)[name]
+    default: Any = getattr(kind, name)
+    flag = f"--{name.replace('_', '-')}"
+    flags = [flag] if declared.short is None else [declared.short, flag]
+    if hint is bool:
+        return (
+            option(f"{flag}/--no-{flag[2:]}", default=True, help=declared.help)
+            if default
+            else option(flag, is_flag=True, help=declared.help)
+        )
+    if hint == tuple[tuple[str, str], ...]:
+        return pairs(flag, declared.help)
+    attributes: dict[str, Any] = {"help": declared.help, "type": _type_of(declared, hint)}
+    if hint == tuple[str, ...]:
+        attributes |= {"multiple": True, "metavar": declared.metavar, "default": list(default)}
+    elif default is not None:
+        attributes["default"] = declared.default or str(default)
+    return option(*flags, **attributes, show_default=default is not None)
+
+
+def _type_of(declared: Option, hint: Any) -> click.ParamType | type:  # type: ignore[type-arg]
+    """The type of click for a setting's type."""
+    metavar, plain = declared.metavar or "", next((h for h in get_args(hint) if h is not NoneType), hint)
+    if declared.choices:
+        return click.Choice(declared.choices)
+    if declared.parse is not None:
+        return Parsed(metavar, _parsing(declared.parse))
+    if hint == tuple[str, ...]:
+        return _Names(metavar)
+    if get_origin(plain) is tuple:
+        inner = get_args(plain)
+        count = None if inner[-1] is Ellipsis else len(inner)
+        return Parsed(metavar, numbers(inner[0], count, declared.help.split(" in ")[0].split(": ")[-1]))
+    return plain if isinstance(plain, type) and hint is not plain else str
+
+
+def _parsing(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
+    """A parser of what a configuration file may hold as well: values that are none of text."""
+
+    def parsed(value: Any) -> Any:
+        if isinstance(value, Measure):
+            return value
+        return parse("x".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
+
+    return parsed
+
+
+def group(kind: type, name: str) -> Decorator:
+    """The options of a group of settings, in their order."""
+    found = [setting(kind, each) for each, declared in options_of(kind).items() if declared.group == name]
+    return together(*found)
+
+
 PRINT_CONFIG = click.option("--print-config", is_flag=True, help="Print the settings as YAML and stop.")
 OUTPUT = option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write.", envvar=None
 )
-OVERWRITE = option("--overwrite", is_flag=True, help="Replace outputs that exist.")
+OVERWRITE = setting(PredictSettings, "overwrite")
+RESUME = setting(PredictSettings, "resume")
 MODEL_OUTPUT = option(
     "-o",
     "--output",
@@ -166,57 +189,10 @@ MODEL_OUTPUT = option(
     envvar=None,
     help="Model file to write; without it MODEL itself is changed.",
 )
-VECTOR = together(
-    option(
-        "--min-area",
-        type=Parsed("AREA", _measure),
-        default=str(_VECTOR.min_area),
-        show_default=True,
-        help="Drop polygons below this area (m2, or 20px).",
-    ),
-    option(
-        "--simplify",
-        type=Parsed("LENGTH", _measure),
-        default=str(_VECTOR.simplify),
-        show_default=True,
-        help="How far outlines may move (m, or 1px; 0 keeps every pixel corner).",
-    ),
-    option(
-        "--fill-holes",
-        type=Parsed("AREA", _measure),
-        default=str(_VECTOR.fill_holes),
-        show_default=True,
-        help="Fill holes below this area (m2, or 20px).",
-    ),
-    option(
-        "--connectivity",
-        type=click.Choice(["4", "8"]),
-        default=str(_VECTOR.connectivity),
-        show_default=True,
-        help="8 makes one multipolygon of parts that touch at a corner.",
-    ),
-    option(
-        "--regularize",
-        type=click.Choice(REGULARIZE),
-        default=_VECTOR.regularize,
-        show_default=True,
-        help="Straight walls: at right angles, also half right ones, or also circles; auto: for buildings.",
-    ),
-    option(
-        "--tolerance",
-        type=Parsed("LENGTH", parse_tolerance),
-        default="default",
-        show_default=True,
-        help="How ragged an outline a wall may stand for: fine, default, map, or a length (m, or 3px).",
-    ),
-    option("--keep-raw", is_flag=True, help="Also write outlines before --regularize, as layer NAME_raw."),
-    option("--layer", help="Layer name; the file's stem by default."),
-    option("--dst-crs", help="CRS of the polygons; the scene's by default."),
-    pairs("--lco", "Layer creation option (repeatable)."),
-)
-GDAL = pairs("--gdal", "GDAL configuration option (repeatable).")
-NODATA = option("--nodata", type=float, help="Value of the input that marks invalid pixels too.")
-SRC_CRS = option("--src-crs", help="CRS of the input, where it names none or a wrong one.")
+VECTOR = together(group(VectorSettings, ""), setting(PredictSettings, "lco"))
+GDAL = setting(PredictSettings, "gdal")
+NODATA = setting(PredictSettings, "nodata")
+SRC_CRS = setting(PredictSettings, "src_crs")
 LOGS = together(
     option(
         "--config",
@@ -231,63 +207,6 @@ LOGS = together(
     click.option("-q", "--quiet", is_flag=True, help="Errors only."),
     click.option("-v", "--verbose", count=True, help="Say more; -vv shows tracebacks."),
 )
-SCENE = together(
-    option(
-        "--model",
-        multiple=True,
-        type=_Names("MODEL"),
-        metavar="MODEL",
-        default=["roofs"],
-        show_default=True,
-        help="Bundled name, file or folder; of several (repeat it) the mean.",
-    ),
-    option(
-        "--tta",
-        type=click.Choice(TTA),
-        default="none",
-        show_default=True,
-        help="Mean of 4 (flips) or 8 (d4) looks at every tile, mirrored and turned.",
-    ),
-    option("--tile", type=Parsed("PIXELS", _tile), help="Tile: 512, or 512x1024 (rows x columns)."),
-    option("--overlap", type=int, help="Pixels shared by neighbouring tiles."),
-    option("--blend", default="cosine", show_default=True, help="linear, cosine or gauss."),
-    option("--batch", type=int, help="Tiles a forward pass."),
-    option("--threshold", type=float, help="Least probability, for models of two classes."),
-    option("--gsd", type=float, help="Metres a pixel to predict at; the model's by default."),
-    option("-b", "--bidx", type=Parsed("BANDS", numbers(int, None, "1,2,3")), help="Bands, from 1: 1,2,3."),
-    NODATA,
-    SRC_CRS,
-    option("--stretch", help="Value range: MIN,MAX or percentiles 2%,98%."),
-    option(
-        "--bbox",
-        type=Parsed("BOX", numbers(float, 4, "left,bottom,right,top")),
-        help="left,bottom,right,top in the scene's CRS.",
-    ),
-    option("--aoi", help="Vector file: only inside its polygons."),
-    option(
-        "--split",
-        type=click.Choice(SPLIT),
-        default="auto",
-        show_default=True,
-        help="A polygon for each building, where the model says that they touch; depth: at narrow places.",
-    ),
-    option("--match-input", is_flag=True, help="Masks on the input's own grid."),
-)
-RUNNING = together(
-    option(
-        "--engine",
-        type=click.Choice(ENGINES),
-        default="auto",
-        show_default=True,
-        help="auto: torch on a GPU, OpenVINO on a CPU.",
-    ),
-    option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps."),
-    option("--precision", default="auto", show_default=True, help="auto, fp32, bf16, fp16 or int8."),
-    option("--workers", type=int, help="Start this many Dask worker processes."),
-    option("--scheduler", help="Join a Dask scheduler: tcp://host:8786."),
-    option(
-        "--max-memory",
-        type=Parsed("BYTES", _bytes),
-        help="Budget of each process, like 2GB; half of the machine's by default.",
-    ),
-)
+SCENE = group(PredictSettings, "scene")
+RUNNING = group(PredictSettings, "running")
+RASTER = group(PredictSettings, "raster")

@@ -57,13 +57,10 @@ _SOME_FAILED = 3
 @options.SCENE
 @options.VECTOR
 @options.RUNNING
-@options.together(
-    options.pairs("--co", "Raster creation option (repeatable)."),
-    options.option("--cog", is_flag=True, help="Write masks as cloud-optimised GeoTIFFs."),
-)
+@options.RASTER
 @options.GDAL
 @options.OVERWRITE
-@options.option("--resume/--no-resume", default=True, help="Go on with an interrupted run.")
+@options.RESUME
 @options.option("--mosaic", is_flag=True, help="Inputs are sheets of one scene; OUTPUT is one file.")
 @options.option("--merge", is_flag=True, help="Polygons of all scenes as one layer; OUTPUT is one file.")
 @options.option("--skip-existing", is_flag=True, help="Skip scenes whose outputs are there already.")

@@ -11,8 +11,8 @@ import sys
 from dataclasses import dataclass
 
 from tilesegment.errors import SettingsError
+from tilesegment.settings import ENGINES
 
-ENGINES = ("auto", "torch", "openvino", "onnx")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 _log = logging.getLogger("tilesegment")
 _PACKAGES = {"torch": "torch", "openvino": "openvino", "onnx": "onnxruntime"}

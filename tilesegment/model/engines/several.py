@@ -15,7 +15,6 @@ from tilesegment.tiling.blend import Blender
 
 # Whether rows and columns change places, then whether rows and columns run the other way.
 Turn = tuple[bool, bool, bool]
-TTA = ("none", "flips", "d4")
 _FLIPS: tuple[Turn, ...] = tuple((False, rows, cols) for rows in (False, True) for cols in (False, True))
 
 

@@ -85,7 +85,7 @@ class Job:
     dtype: of the scene's values; range: what of them becomes 0 and 1. aoi: WKB in pixel coordinates of the
     working grid, or None. batch: tiles a call, None for the engine's own. streams: forward passes at a time
     in a process. contact: save it too, to split buildings that touch. others: models whose probabilities
-    are averaged with the model's; tta: one of `several.TTA`. consensus: save how far tiles disagree.
+    are averaged with the model's; tta: one of `settings.TTA`. consensus: save how far tiles disagree.
     """
 
     scene: SceneSpec

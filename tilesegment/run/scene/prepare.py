@@ -14,7 +14,7 @@ from tilesegment.errors import SettingsError
 from tilesegment.grid import Grid, Window
 from tilesegment.model.card import Card
 from tilesegment.model.engines.choose import EngineChoice, choose_engine, version_of
-from tilesegment.model.engines.several import TTA, turns_of
+from tilesegment.model.engines.several import turns_of
 from tilesegment.model.store import ModelFile, find_models
 from tilesegment.raster.aoi import box_region, read_aoi, region_of
 from tilesegment.raster.source import Scene, open_scene
@@ -23,7 +23,7 @@ from tilesegment.run.block.job import Job, TraceSettings
 from tilesegment.run.scene.drift import scene_drift
 from tilesegment.run.scene.identity import scene_identity
 from tilesegment.run.scene.measures import as_drawn, resolve_measures, shared_tolerance
-from tilesegment.settings import SPLIT, PredictSettings, VectorSettings
+from tilesegment.settings import SPLIT, TTA, PredictSettings, VectorSettings
 from tilesegment.tiling.blend import BLEND_MODES, BlendMode
 from tilesegment.tiling.memory import PROCESS_BYTES, Load, activation_bytes, fit_blocks, worst_memory
 from tilesegment.tiling.plan import Plan, fitting_tile
