@@ -47,6 +47,25 @@ def save_tif(path: Path, values: np.ndarray, **profile: object) -> Path:
     return path
 
 
+def houses(root: Path, count: int, size: int = 256) -> Path:
+    """Pictures of houses on grass, which the bundled model knows as such, with masks: images/ and masks/."""
+    rng = np.random.default_rng(5)
+    for k in range(count):
+        picture = np.full((size, size, 3), (96, 110, 70), np.float64) + rng.normal(0, 8, (size, size, 1))
+        mask = np.zeros((size, size), np.uint8)
+        for _ in range(4):
+            row, col = rng.integers(10, size - 90, 2)
+            height, width = rng.integers(40, 75, 2)
+            picture[row + 12 : row + height + 12, col + 12 : col + width + 12] *= 0.4
+            picture[row : row + height, col : col + width] = (170, 90, 70)
+            picture[row : row + height // 2, col : col + width] = (205, 115, 90)
+            mask[row : row + height, col : col + width] = 255
+        pixels = np.clip(picture, 0, 255).astype(np.uint8).transpose(2, 0, 1)
+        save_tif(root / "images" / f"{k}.tif", pixels)
+        save_tif(root / "masks" / f"{k}.tif", mask[None])
+    return root
+
+
 def rooftops(root: Path, count: int = 12, size: int = 64, nested: bool = True) -> Path:
     rng = np.random.default_rng(1)
     images, labels, ending = (

@@ -26,11 +26,15 @@ EXTRA = [
     "albumentations",
     "matplotlib",
     "pycocotools",
+    "cv2",
 ]
+# Packages that are imported under another name.
+IMPORTED = {"opencv_python_headless": "cv2"}
 
 
 def names(requirements: list[str]) -> set[str]:
-    return {re.split(r"[<>=\[; ]", entry)[0].replace("-", "_").lower() for entry in requirements}
+    found = {re.split(r"[<>=\[; ]", entry)[0].replace("-", "_").lower() for entry in requirements}
+    return {IMPORTED.get(name, name) for name in found}
 
 
 def test_the_extra_is_what_messages_name() -> None:

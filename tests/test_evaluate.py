@@ -732,7 +732,8 @@ class TestModels:
         assert figures["pixels"]["confusion"] == matrix.tolist()
         assert figures["pixels"]["intervals"]["of"] == "pictures"
 
-    def test_a_temperature_changes_what_is_said_and_no_class(self, root: Path, tmp_path: Path) -> None:
+    def test_a_temperature_changes_what_is_said_and_no_class(self, tmp_path: Path) -> None:
+        root = layouts.houses(tmp_path / "houses", 8)
         out = tmp_path / "calibrated.safetensors"
         changes = ["split={val: 0.5, test: 0.5}", "gsd=null"]
         found = tilesegment.calibrate_temperature(

@@ -192,21 +192,21 @@ class TestRuns:
     def test_what_was_finished_is_kept(self, scene: Path, model: str, tmp_path: Path, monkeypatch) -> None:
         out = tmp_path / "out.tif"
         tilesegment.predict(scene, tmp_path / "local.tif", model=model)
-        broken = False
-
-        def fault(number: int) -> str | None:
-            return "cut" if broken else None
-
-        def seen(done: int, total: int) -> None:
-            nonlocal broken
-            broken = done >= total // 2
-
         options = (("GDAL_HTTP_RETRY_DELAY", "0.01"), ("GDAL_CACHEMAX", "100000"))
         options += (("CPL_VSIL_CURL_CACHE_SIZE", "16384"),)
+        with served(scene.parent) as server:
+            url = f"{server.url}/{scene.name}"
+            tilesegment.predict(url, tmp_path / "whole.tif", model=model, gdal=options)
+            asked = server.asked
+        broken = True
+
+        def fault(number: int) -> str | None:
+            return "cut" if broken and number > 0.6 * asked else None
+
         with served(scene.parent, fault) as server:
             url = f"{server.url}/{scene.name}"
             with pytest.raises(InputError, match="cannot be read"):
-                tilesegment.predict(url, out, model=model, gdal=options, progress=seen)
+                tilesegment.predict(url, out, model=model, gdal=options)
             assert not out.exists()
             finished = len(list(ledger_folder(out).glob("*.block")))
             assert finished >= 1

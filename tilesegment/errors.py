@@ -31,7 +31,7 @@ _LAST_PART = re.compile(r"(?P<name>[^\s?'\"/(]+)(?=\?[\w.-]+=)" + _QUERY)
 # What the extra `torch` installs.
 _TORCH_EXTRA = (
     *("torch", "torchvision", "segmentation_models_pytorch", "albumentations", "matplotlib"),
-    "pycocotools",
+    *("pycocotools", "cv2"),
 )
 
 

@@ -67,9 +67,6 @@ class Axis:
         first = max(0, (begin - self.tile) // self.step + 1)
         while self.start(first) + self.tile <= begin:
             first += 1
-        # The last tile is moved back, so it may reach further left than its index says.
-        while first > 0 and self.start(first - 1) + self.tile > begin:
-            first -= 1
         last = first
         while last + 1 < self.count and self.start(last + 1) < end:
             last += 1
