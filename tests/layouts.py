@@ -48,7 +48,7 @@ def save_tif(path: Path, values: np.ndarray, **profile: object) -> Path:
 
 
 def houses(root: Path, count: int, size: int = 256) -> Path:
-    """Pictures of houses on grass, which the bundled model knows as such, with masks: images/ and masks/."""
+    """Pictures of houses on grass, which the bundled model knows as such, and masks."""
     rng = np.random.default_rng(5)
     for k in range(count):
         picture = np.full((size, size, 3), (96, 110, 70), np.float64) + rng.normal(0, 8, (size, size, 1))
