@@ -309,6 +309,16 @@ class TestSpread:
         again = list(tilesegment.predict_many(scenes, tmp_path / "out", workers=2, **SETTINGS))
         assert [result.outcome for result in again] == ["skipped"] * 3 + ["failed", "skipped"]
 
+    def test_on_several_gpus_each_worker_takes_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from types import SimpleNamespace
+
+        asked: list[int] = []
+        monkeypatch.setattr(executor, "predict_block", lambda task, index, tick: asked.append(index))
+        for name in (0, 3, "tcp://elsewhere"):
+            monkeypatch.setattr("distributed.get_worker", lambda name=name: SimpleNamespace(name=name))
+            list(executor.on_this_worker().predict(["a block"], lambda: None))  # type: ignore[list-item]
+        assert asked == [0, 3, 0]
+
     def test_relative_paths_and_few_scenes(
         self, scenes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from tilesegment.errors import BlockFailedError
 from tilesegment.run.many.one import Outcome, SceneResult, SceneTask, result_of
-from tilesegment.run.scene.executor import Executor
+from tilesegment.run.scene.executor import Executor, on_this_worker
 from tilesegment.settings import PredictSettings
 
 # A scene of more tiles is divided into blocks, which the workers share.
@@ -62,8 +62,7 @@ def on_workers(tasks: Sequence[SceneTask], executor: Executor) -> Iterator[Made]
 def _on_worker(task: _Task) -> Made:
     os.chdir(task.folder)
     with _logged() as said:
-        # In this process; the model stays for the next scene.
-        result = result_of(task.scene, Executor())
+        result = result_of(task.scene, on_this_worker())
     return Made(result, tuple(said))
 
 

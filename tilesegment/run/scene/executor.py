@@ -25,15 +25,18 @@ from tilesegment.run.block.predict import forget_model, predict_block
 class Executor:
     """Predicts blocks: in this process, on a local cluster of `workers` processes, or on those of a running
     scheduler, which need the package and the paths. Closing it gives up the model, whose memory is what
-    joining and writing need next, and ends what was started.
+    joining and writing need next, and ends what was started. device_index: of several GPUs that which this
+    process takes.
 
     Raises SettingsError for what is no address of a scheduler: Dask would wait for it for long.
     """
 
-    def __init__(self, workers: int | None = None, scheduler: str | None = None) -> None:
+    def __init__(
+        self, workers: int | None = None, scheduler: str | None = None, device_index: int = 0
+    ) -> None:
         if scheduler is not None:
             _check_scheduler(scheduler)
-        self._workers, self._scheduler = workers, scheduler
+        self._workers, self._scheduler, self._device_index = workers, scheduler, device_index
         self._started = ExitStack()
         self._client: Any = None
         self._threads: int | None = None
@@ -56,7 +59,7 @@ class Executor:
         """
         if self._workers is None and self._scheduler is None:
             for task in tasks:
-                yield predict_block(task, tick=tick)
+                yield predict_block(task, self._device_index, tick)
         elif tasks:
             try:
                 yield from self._blocks(tasks)
@@ -136,13 +139,24 @@ class Executor:
             start(1)
 
 
+def on_this_worker() -> Executor:
+    """The executor of whole scenes on a worker, which loads a model for all of them. On several GPUs each
+    worker takes the one of its own number."""
+    from distributed import get_worker
+
+    return Executor(device_index=_number(get_worker()))
+
+
+def _number(worker: Any) -> int:
+    return worker.name if isinstance(worker.name, int) else 0
+
+
 def _on_worker(task: BlockTask) -> BlockInfo:
-    """On several GPUs each worker takes the one of its own number."""
     from distributed import get_worker
 
     worker = get_worker()
     try:
-        return predict_block(task, device_index=worker.name if isinstance(worker.name, int) else 0)
+        return predict_block(task, _number(worker))
     except TilesegmentError as error:
         failed = type(error)(f"{error} (worker {worker.address})")
     # Outside of the handler: what caused it need not be able to travel, and would keep it from doing so.
