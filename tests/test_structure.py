@@ -45,7 +45,7 @@ ONLY = {
     "albumentations": {"train/augment.py"},
     "accelerate": {"train/processes.py"},
     "matplotlib": {"train/plots.py"},
-    "cv2": {"datasets/outlining.py"},
+    "cv2": {"datasets/drawn/", "datasets/outlining.py"},
     "scipy": {"datasets/buildings.py", "datasets/mixing.py", "evaluate/", "vector/instances.py"},
     "pycocotools": {"datasets/coco.py"},
     "openvino": {"model/export.py", "model/sharing.py", "model/quantize.py", "model/engines/openvino.py"},

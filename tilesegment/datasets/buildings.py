@@ -68,12 +68,17 @@ def contact_of_mask(mask: NDArray[np.uint8], shape: tuple[int, int], gsd: float)
     """Where a picture, read at `shape` (rows, columns) with pixels of `gsd` metres, lies within 0.4 m of
     two buildings: 1, else 0. mask: its label at its own pixels, in which each region of 1 is a building."""
     numbers = ndimage.label(mask == 1, np.ones((3, 3)))[0]
-    return _between(nearest(numbers, shape), max(1.0, CONTACT_METRES / gsd))
+    return contact_of_numbers(nearest(numbers, shape), gsd)
+
+
+def contact_of_numbers(numbers: NDArray[Any], gsd: float) -> NDArray[np.uint8]:
+    """As `contact_of_mask`, from the number of the building at each pixel, 0 where none is."""
+    return _between(numbers, max(1.0, CONTACT_METRES / gsd))
 
 
 def contact_of_layer(label: Path, buildings: str, part: Part, gsd: float) -> NDArray[np.uint8]:
     """As `contact_of_mask`, from a vector file of buildings on the grid of a label file."""
-    return _between(_part_of(_numbered(label, buildings), part), max(1.0, CONTACT_METRES / gsd))
+    return contact_of_numbers(_part_of(_numbered(label, buildings), part), gsd)
 
 
 def _between(numbers: NDArray[Any], radius: float) -> NDArray[np.uint8]:

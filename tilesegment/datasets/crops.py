@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tilesegment.datasets.buildings import BY_MASK, CONTACT_METRES, contact_of_layer, contact_of_mask
+from tilesegment.datasets.drawn.towns import drawn as drawn_crop
 from tilesegment.datasets.mixing import laid_in, recoloured
 from tilesegment.datasets.pairs import Pair, PairReader
 from tilesegment.datasets.sample import IGNORE, Sample
@@ -46,7 +47,7 @@ class CropReader:
     crops that are looked for where no roof is; sizes: metres a pixel that crops are read at, least and
     largest, as if each were `gsd`. A place whose pictures are smaller than a crop is laid out side by side.
     paste, recolour: the shares of crops into which roofs of another are laid, and whose roofs get other
-    colours, see `datasets.mixing`.
+    colours, see `datasets.mixing`. drawn: the share of crops that are drawn, see `datasets.drawn.towns`.
     """
 
     pictures: PairReader
@@ -60,6 +61,7 @@ class CropReader:
     notes: tuple[str, ...] = field(default=())
     paste: float = 0.0
     recolour: float = 0.0
+    drawn: float = 0.0
 
     def names(self, split: str) -> Sequence[str]:
         """See `Reader`."""
@@ -72,6 +74,8 @@ class CropReader:
         if split != "train":
             return self.pictures.read(split, index, rng)
         rng = rng if rng is not None else np.random.default_rng(index)
+        if self.drawn and rng.random() < self.drawn:
+            return drawn_crop(self.size, self.gsd, rng)
         if rng.random() >= self.empty_share:
             return self._mixed(self._assembled(self._drawn(rng)), rng)
         for _ in range(_TRIES):
@@ -184,22 +188,30 @@ def open_crops(
     pixel_sizes: Sequence[float] | None,
     paste: float = 0.0,
     recolour: float = 0.0,
+    drawn: float = 0.0,
 ) -> CropReader:
     """Crops of a data set's training pictures, large enough that `size` (rows, columns) can be cut whole
     from their middle after any turn.
 
     crops: an epoch; weights: the share of each place, by default in proportion to its ground; empty_share:
     that is looked for where no roof is; pixel_sizes: the least and largest metres a pixel to read at, by
-    default the data set's own; paste, recolour: see `CropReader`. Raises SettingsError.
+    default the data set's own; paste, recolour, drawn: see `CropReader`. Raises SettingsError.
     """
     gsd = pictures.gsd
     if gsd is None:
         raise SettingsError("data.crops needs data.gsd, the pixel size that the model is for")
     if not isinstance(crops, int) or crops < 1:
         raise SettingsError(f"data.crops {crops!r} is no whole number above 0")
-    for name, share in (("empty_share", empty_share), ("paste", paste), ("recolour", recolour)):
+    for name, share in (
+        ("empty_share", empty_share),
+        ("paste", paste),
+        ("recolour", recolour),
+        ("drawn", drawn),
+    ):
         if not 0 <= share <= 1:
             raise SettingsError(f"data.{name} {share} is no share between 0 and 1")
+    if drawn:
+        _check_bytes(pictures)
     sizes = list(pixel_sizes or (gsd, gsd))
     if len(sizes) != 2 or not 0 < sizes[0] <= sizes[1]:
         raise SettingsError(f"data.pixel_sizes {sizes}: give the least and the largest, in metres")
@@ -215,7 +227,16 @@ def open_crops(
         gsd,
         paste=paste,
         recolour=recolour,
+        drawn=drawn,
     )
+
+
+def _check_bytes(pictures: PairReader) -> None:
+    """Raises SettingsError where drawn crops would be of another type than the pictures."""
+    for pair in pictures.splits["train"][:1]:
+        kind = pictures.read_part(pair, Part(None, (1, 1))).values.dtype
+        if kind != np.uint8:
+            raise SettingsError(f"data.drawn: what is drawn is uint8, and {pair.image} is {kind}")
 
 
 def _shares(weights: Mapping[str, float] | None, pairs: Sequence[Pair]) -> tuple[tuple[str, float], ...]:

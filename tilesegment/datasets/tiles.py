@@ -53,6 +53,7 @@ def open_tiles(
     pixel_sizes: Sequence[float] | None = None,
     paste: float = 0.0,
     recolour: float = 0.0,
+    drawn: float = 0.0,
     instances: Mapping[str, str] | None = None,
     size: tuple[int, int] = (512, 512),
 ) -> PairReader | CropReader:
@@ -63,8 +64,8 @@ def open_tiles(
     places: only these folders. gsd: metres a pixel to resample to; metres: the pixel size of files that
     have no georeference, of all or by place.
     crops: train on so many random crops an epoch, and not on whole pictures; weights, empty_share,
-    pixel_sizes, paste, recolour: of these, see `datasets.crops`. instances: by place `mask` where each
-    building is a region of its own in the masks, or a vector file of the buildings. Raises InputError,
+    pixel_sizes, paste, recolour, drawn: of these, see `datasets.crops`. instances: by place `mask` where
+    each building is a region of its own in the masks, or a vector file of the buildings. Raises InputError,
     SettingsError.
     """
     pairs = []
@@ -95,6 +96,7 @@ def open_tiles(
             ("pixel_sizes", pixel_sizes),
             ("paste", paste),
             ("recolour", recolour),
+            ("drawn", drawn),
         ):
             if value:
                 raise SettingsError(f"data.{key} is for data.crops, which is not given")
@@ -108,6 +110,7 @@ def open_tiles(
         pixel_sizes=pixel_sizes,
         paste=paste,
         recolour=recolour,
+        drawn=drawn,
     )
 
 

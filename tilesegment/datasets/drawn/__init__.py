@@ -1,0 +1,1 @@
+"""Ground that is drawn and not photographed, with every building known."""
