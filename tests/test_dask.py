@@ -314,6 +314,7 @@ class TestSpread:
 
         asked: list[int] = []
         monkeypatch.setattr(executor, "predict_block", lambda task, index, tick: asked.append(index))
+        monkeypatch.setattr(executor, "make_inner", lambda task: None)
         for name in (0, 3, "tcp://elsewhere"):
             monkeypatch.setattr("distributed.get_worker", lambda name=name: SimpleNamespace(name=name))
             list(executor.on_this_worker().predict(["a block"], lambda: None))  # type: ignore[list-item]

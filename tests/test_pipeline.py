@@ -402,7 +402,7 @@ class TestRefusals:
     def test_what_stops_the_polygons_is_not_taken_for_a_full_disk(
         self, scene, model, counter, tmp_path, monkeypatch, error
     ) -> None:
-        def stopped(*arguments: Any) -> Any:
+        def stopped(*arguments: Any, **named: Any) -> Any:
             raise error
             yield
 

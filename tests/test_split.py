@@ -13,34 +13,19 @@ import rasterio
 import shapely
 
 import tilesegment
-from tests.fakes import Fake, fake_card
+from tests.fakes import fake_card
+from tests.terraces import Terraces, model_of_terraces, terraces
 from tilesegment.errors import SettingsError
 from tilesegment.grid import Window
 from tilesegment.model.store import save_model
 from tilesegment.run.block import predict as block_module
-from tilesegment.run.scene import split as split_module
+from tilesegment.run.polygons import split as split_module
 from tilesegment.run.scene.prepare import prepare
 from tilesegment.settings import PredictSettings
 from tilesegment.tiling import memory
-from tilesegment.tiling.blend import Accumulator
 from tilesegment.vector import cells
 from tilesegment.vector.cells import parts_by_cells
 from tilesegment.vector.instances import Planes, component, split, split_by_depth
-
-
-class Terraces(Fake):
-    """Reads the probability of roof off the first band and that of contact off the second one."""
-
-    name = "terraces"
-
-    def __init__(self, contact: bool) -> None:
-        self.contact = contact
-
-    def __call__(self, tiles: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(tiles[:, : 1 + self.contact])
-
-    def blender(self, weights: np.ndarray, width: int, top: int) -> Accumulator:
-        return Accumulator(weights, 1, width, top, self.contact)
 
 
 class Cut(Terraces):
@@ -57,36 +42,12 @@ class Cut(Terraces):
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(block_module, "load_engine", lambda name, model, setup: Terraces(setup.contact))
-    monkeypatch.setattr(block_module, "_loaded", {})
-    monkeypatch.setattr(memory, "LEAST_BLOCK_PIXELS", 1)
-    path = tmp_path / "model.safetensors"
-    save_model(path, {"w": np.zeros(3, np.float32)}, fake_card(contact=True))
-    return str(path)
-
-
-def terraces() -> tuple[np.ndarray, np.ndarray]:
-    """Roof and contact, uint8: a row of five houses with a bend, one of three, and a house that stands
-    alone; walls between them are three pixels wide."""
-    roof, contact = np.zeros((2, 150, 190), np.uint8)
-    for k in range(5):
-        top = 12 + 2 * k
-        roof[top : top + 50, 10 + 30 * k : 40 + 30 * k] = 230
-        if k:
-            contact[top : top + 48, 9 + 30 * k : 12 + 30 * k] = 220
-    for k in range(3):
-        roof[90:135, 20 + 25 * k : 45 + 25 * k] = 240
-        if k:
-            contact[90:135, 19 + 25 * k : 22 + 25 * k] = 200
-    roof[95:130, 120:160] = 250
-    return roof, contact
+    return model_of_terraces(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def scene(make_raster: Callable[..., Path]) -> Path:
-    roof, contact = terraces()
-    # No pixel may be taken for nodata.
-    return make_raster(np.stack([roof, contact, np.full_like(roof, 7)]))
+    return make_raster(terraces())
 
 
 def predicted(scene: Path, out: Path, model: str, **settings: Any) -> geopandas.GeoDataFrame:

@@ -21,12 +21,13 @@ from tilesegment.raster.source import Scene, open_scene
 from tilesegment.raster.spec import SceneSpec
 from tilesegment.run.block.file import new_block
 from tilesegment.run.files import discard, publish, writing
+from tilesegment.run.polygons.making import Making
+from tilesegment.run.polygons.regular import rules_of
+from tilesegment.run.polygons.whole import whole_features
 from tilesegment.run.record import name_of, now, software
 from tilesegment.run.scene.ledger import Ledger, open_ledger
 from tilesegment.run.scene.measures import resolve_measures, shared_tolerance
 from tilesegment.run.scene.outputs import Outputs
-from tilesegment.run.scene.publish import whole_features
-from tilesegment.run.scene.regular import rules_of
 from tilesegment.settings import VectorizeSettings, VectorSettings
 from tilesegment.tiling.plan import Block, Plan
 from tilesegment.vector.files import DRIVERS, is_vector
@@ -165,15 +166,9 @@ def _write(
 ) -> int:
     discard(output)
     try:
-        features = whole_features(
-            plan,
-            ledger.path,
-            layer.grid,
-            settings,
-            several_classes and settings.simplify.value > 0,
-            several_classes,
-            rules,
-        )
+        shared = several_classes and settings.simplify.value > 0
+        making = Making(layer.grid, settings, several_classes, shared, rules)
+        features = whole_features(plan, ledger.path, making, settings.connectivity)
         with writing(output) as temporary:
             count = write_layer(temporary, layer, features).rows
         publish(output)

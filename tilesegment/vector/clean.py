@@ -108,7 +108,7 @@ def clean(
     geometry = fill_holes(features.geometry, limits, metric)
     geometry, _ = _simplified_apart(features, simplify(geometry, tolerance, metric), limits, metric)
     kept = (areas(geometry, min_area, metric) >= min_area.value) & ~shapely.is_empty(geometry)
-    return replace(features, geometry=geometry)[kept]
+    return replace(features, geometry=geometry, plain=None, regular=None, group=None)[kept]
 
 
 def clean_regular(
@@ -128,7 +128,9 @@ def clean_regular(
     found = regularize(exact[~shared], plain[~shared], metric[~shared], rules)
     geometry[~shared], state[~shared], deviation[~shared] = found.geometry, found.state, found.deviation
     kept = areas(geometry, min_area, metric) >= min_area.value
-    regular = replace(features, geometry=geometry, plain=plain, state=state, deviation=deviation)
+    regular = replace(
+        features, geometry=geometry, plain=plain, regular=None, state=state, deviation=deviation
+    )
     return Candidates(regular[kept], exact[kept])
 
 

@@ -126,6 +126,23 @@ def join(
             waiting = waiting[ready:]
 
 
+def reaching(
+    load: Callable[[Key], Fragments], keys: Sequence[Key], lines: tuple[IntArray, IntArray]
+) -> list[NDArray[np.bool_]]:
+    """Which fragments, by key, are of regions that have an edge on one of some lines.
+
+    load: the 4-connected fragments of traced windows; lines: x of the vertical, y of the horizontal ones.
+    """
+    runs, values, corners = _first_pass(load, keys, 4)
+    region = _regions(len(values), runs, values, corners, 4)
+    vertical = runs[:, 0] == 1
+    hit = np.where(vertical, np.isin(runs[:, 1], lines[0]), np.isin(runs[:, 1], lines[1]))
+    found = np.zeros(len(values), np.bool_)
+    found[region[runs[hit, 5]]] = True
+    sizes = [len(load(key)) for key in keys]
+    return np.split(found[region], np.cumsum(sizes)[:-1])
+
+
 def _first_pass(
     load: Callable[[Key], Fragments], keys: Sequence[Key], connectivity: int
 ) -> tuple[IntArray, IntArray, IntArray]:

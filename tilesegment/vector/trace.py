@@ -71,6 +71,12 @@ class Fragments:
             runs=np.empty((0, 6), np.int64),
         )
 
+    def with_runs(self, wanted: NDArray[np.bool_]) -> Fragments:
+        """Some of them, with theirs."""
+        runs = self.runs[wanted[self.runs[:, 5]]].copy()
+        runs[:, 5] = (np.cumsum(wanted) - 1)[runs[:, 5]]
+        return replace(self.only(wanted), runs=runs)
+
     def renumbered_runs(self, start: int) -> IntArray:
         """The runs with fragments counted from `start`."""
         runs = self.runs.copy()

@@ -14,7 +14,7 @@ import secrets
 import threading
 import zipfile
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -31,6 +31,8 @@ from numpy.typing import NDArray
 from tilesegment.errors import OutputError
 from tilesegment.vector.trace import Fragments, no_fragments
 
+# Endings of a block's files: of itself, and of what was made of it alone (see `run.polygons.inner`).
+BLOCK, POLYGONS = ".block", ".polygons"
 _CODEC = pa.Codec("zstd", compression_level=1)
 
 
@@ -83,8 +85,14 @@ class BlockWriter:
     def fragments(self, band: int, fragments: Fragments) -> None:
         """Save the fragments of a band, counted from the block's first."""
         if len(fragments):
-            arrays = {part.name: getattr(fragments, part.name) for part in fields(Fragments)}
-            self._save(f"fragments/{band}", partial(_packed, **arrays))
+            self.arrays(
+                f"fragments/{band}",
+                {part.name: getattr(fragments, part.name) for part in fields(Fragments)},
+            )
+
+    def arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Save some arrays under a name."""
+        self._save(name, partial(_packed, **arrays))
 
     def info(self, info: BlockInfo) -> None:
         """Save what is known of the block."""
@@ -145,11 +153,14 @@ def check_block(path: Path) -> BlockInfo | None:
 
 def read_fragments(path: Path, band: int) -> Fragments:
     """The traced fragments of a band of a block."""
+    found = read_arrays(path, f"fragments/{band}")
+    return no_fragments() if found is None else Fragments(**found)
+
+
+def read_arrays(path: Path, name: str) -> dict[str, NDArray[Any]] | None:
+    """Arrays that were saved under a name, None where there are none."""
     with zipfile.ZipFile(path) as archive:
-        name = f"fragments/{band}"
-        if name not in archive.NameToInfo:
-            return no_fragments()
-        return Fragments(**_unpacked(archive, name))
+        return _unpacked(archive, name) if name in archive.NameToInfo else None
 
 
 def read_rows(path: Path, begin: int, end: int) -> BlockPixels:

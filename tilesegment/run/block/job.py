@@ -11,13 +11,14 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from tilesegment.grid import Window
+from tilesegment.grid import Grid, Window
 from tilesegment.model.engines.choose import EngineChoice
 from tilesegment.model.engines.several import turns_of
 from tilesegment.model.preprocess import ValueRange
 from tilesegment.model.store import ModelFile
 from tilesegment.raster.spec import SceneSpec
 from tilesegment.run.block.file import BlockPixels
+from tilesegment.settings import VectorSettings
 from tilesegment.tiling.blend import NODATA, PROBABILITY_MAX, BlendMode
 from tilesegment.tiling.plan import Block, Plan
 from tilesegment.vector.trace import Fragments, Traceable, trace_bands
@@ -79,6 +80,16 @@ class TraceSettings:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """How traced regions become polygons. grid: the plan's; settings: with every unit resolved; by_depth:
+    regions are split where they are narrow."""
+
+    grid: Grid
+    settings: VectorSettings
+    by_depth: bool = False
+
+
+@dataclass(frozen=True)
 class Job:
     """One run's work, the same for all of its blocks.
 
@@ -100,6 +111,7 @@ class Job:
     aoi: bytes | None
     tracing: TraceSettings
     folder: str
+    drawing: Drawing | None = None
     contact: bool = False
     others: tuple[ModelFile, ...] = ()
     tta: str = "none"
@@ -109,6 +121,19 @@ class Job:
     def models(self) -> tuple[ModelFile, ...]:
         """All whose probabilities are averaged."""
         return self.model, *self.others
+
+    @property
+    def polygons_key(self) -> str | None:
+        """Equal for jobs that make equal polygons of equal pixels; None for those whose blocks are not
+        looked at one by one: outlines that are shared by classes, and regions that touch at corners, know
+        no inside."""
+        if self.drawing is None or not self.tracing.trace or self.tracing.tolerance is not None:
+            return None
+        settings = self.drawing.settings
+        if settings.connectivity != 4 or self.plan.block_rows * self.plan.block_cols == 1:
+            return None
+        told = [self.tracing.key, repr(settings), self.drawing.by_depth, self.contact]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
     @property
     def looks(self) -> int:

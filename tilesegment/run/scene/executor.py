@@ -10,6 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -20,6 +21,7 @@ from tilesegment.raster.opening import gdal_path, is_local_file
 from tilesegment.run.block.file import BlockInfo
 from tilesegment.run.block.job import BlockTask
 from tilesegment.run.block.predict import forget_model, predict_block
+from tilesegment.run.polygons.inner import make_inner
 
 
 class Executor:
@@ -51,15 +53,15 @@ class Executor:
         forget_model()
 
     def predict(self, tasks: Sequence[BlockTask], tick: Callable[[], None]) -> Iterator[BlockInfo]:
-        """What was made of the blocks, in the order in which they are finished. tick: is called for every
-        tile that is predicted in this process.
+        """What was made of the blocks, in the order in which they are predicted; their own polygons are
+        made as well when the last one is handed out. tick: is called for every tile that is predicted in
+        this process.
 
         Raises SettingsError where the scheduler has no workers, BlockFailedError where a block's worker
         dies again and again.
         """
         if self._workers is None and self._scheduler is None:
-            for task in tasks:
-                yield predict_block(task, self._device_index, tick)
+            yield from self._here(tasks, tick)
         elif tasks:
             try:
                 yield from self._blocks(tasks)
@@ -84,6 +86,20 @@ class Executor:
             self._client = None
             self._started.close()
             raise
+
+    def _here(self, tasks: Sequence[BlockTask], tick: Callable[[], None]) -> Iterator[BlockInfo]:
+        """One block after the other; the polygons of one are made while the next one is predicted."""
+        beside = ThreadPoolExecutor(1)
+        try:
+            making = []
+            for task in tasks:
+                info = predict_block(task, self._device_index, tick)
+                making.append(beside.submit(make_inner, task))
+                yield info
+            for each in making:
+                each.result()
+        finally:
+            beside.shutdown(cancel_futures=True)
 
     def _blocks(self, tasks: Sequence[BlockTask]) -> Iterator[BlockInfo]:
         def prepared(threads: int | None) -> Sequence[BlockTask]:
@@ -156,7 +172,9 @@ def _on_worker(task: BlockTask) -> BlockInfo:
 
     worker = get_worker()
     try:
-        return predict_block(task, _number(worker))
+        info = predict_block(task, _number(worker))
+        make_inner(task)
+        return info
     except TilesegmentError as error:
         failed = type(error)(f"{error} (worker {worker.address})")
     # Outside of the handler: what caused it need not be able to travel, and would keep it from doing so.

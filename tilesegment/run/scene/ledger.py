@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from tilesegment.atomic import lock_file, write_text
 from tilesegment.errors import BusyError, OutputError
-from tilesegment.run.block.file import BlockInfo, check_block
+from tilesegment.run.block.file import BLOCK, POLYGONS, BlockInfo, check_block
 from tilesegment.tiling.plan import Block
 
 _STATE = "run.json"
@@ -43,7 +43,7 @@ class Ledger:
 
     def path(self, block: Block) -> Path:
         """The file of a block."""
-        return self.folder / f"{block.name}.block"
+        return self.folder / f"{block.name}{BLOCK}"
 
     def finished(self, blocks: tuple[Block, ...]) -> dict[int, BlockInfo]:
         """The blocks that need no work, by index. Damaged files are removed, to be made again."""
@@ -125,21 +125,23 @@ def open_ledger(output: Path, key: dict[str, Any], resume: bool = True) -> Itera
         else:
             if changed is not None and resume:
                 ledger.notes.append(f"{changed}: starting afresh")
-            for path in folder.glob("*.block"):
-                path.unlink()
+            for ending in (BLOCK, POLYGONS):
+                for path in folder.glob(f"*{ending}"):
+                    path.unlink()
             (folder / _STATE).unlink(missing_ok=True)
-        for path in folder.glob(".*.block.*"):
-            path.unlink()
+        for ending in (BLOCK, POLYGONS):
+            for path in folder.glob(f".*{ending}.*"):
+                path.unlink()
         try:
             yield ledger
         except BaseException as error:
-            saved = len(list(folder.glob("*.block")))
+            saved = len(list(folder.glob(f"*{BLOCK}")))
             if saved and resume:
                 error.add_note(f"{saved} finished blocks are saved: the same command goes on from there")
             raise
         finally:
             # A run that saved nothing leaves nothing.
-            if not any(folder.glob("*.block")):
+            if not any(folder.glob(f"*{BLOCK}")):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

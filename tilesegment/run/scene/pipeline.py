@@ -19,19 +19,15 @@ from tilesegment.raster.environment import gdal_environment
 from tilesegment.raster.sink import check_options
 from tilesegment.run.block.file import BlockInfo
 from tilesegment.run.block.job import BlockTask, Job
-from tilesegment.run.record import (
-    plain_settings,
-    provenance,
-)
+from tilesegment.run.polygons.inner import make_inner
+from tilesegment.run.record import plain_settings, provenance
 from tilesegment.run.scene.executor import Executor
 from tilesegment.run.scene.ledger import Ledger, ledger_folder, open_ledger
 from tilesegment.run.scene.outputs import Outputs, refuse_existing, refuse_foreign
 from tilesegment.run.scene.prepare import Prepared, blank_warning, prepare
-from tilesegment.run.scene.publish import (
-    retrace,
-)
+from tilesegment.run.scene.publish import retrace
 from tilesegment.run.scene.summary import record_of
-from tilesegment.run.scene.writing import Work, Written, layer_for, rules_for, write_outputs
+from tilesegment.run.scene.writing import Work, Written, check_rules, layer_for, write_outputs
 from tilesegment.settings import PredictSettings
 from tilesegment.vector.parallel import in_threads
 from tilesegment.vector.write import check_layer
@@ -133,7 +129,7 @@ def _check_options(prepared: Prepared, outputs: Outputs, settings: PredictSettin
     if outputs.tiles is not None:
         check_tiles(outputs.tiles, prepared.grid)
     if outputs.vector is not None:
-        rules_for(prepared, None)
+        check_rules(prepared)
         check_layer(outputs.vector, layer_for(prepared, settings, outputs.vector, {}))
 
 
@@ -162,6 +158,9 @@ def _predict_missing(
         block = by_name[info.name]
         found[block.index] = info
         tiles.finish(block.tiles)
+    for block in blocks:
+        if block.name not in by_name:
+            make_inner(BlockTask(job, block, str(ledger.path(block))))
     return dict(sorted(found.items())), fresh
 
 

@@ -19,7 +19,7 @@ from tilesegment.model.store import ModelFile, find_models
 from tilesegment.raster.aoi import box_region, read_aoi, region_of
 from tilesegment.raster.source import Scene, open_scene
 from tilesegment.raster.values import blank_edge, value_range
-from tilesegment.run.block.job import Job, TraceSettings
+from tilesegment.run.block.job import Drawing, Job, TraceSettings
 from tilesegment.run.scene.drift import scene_drift
 from tilesegment.run.scene.identity import scene_identity
 from tilesegment.run.scene.measures import as_drawn, resolve_measures, shared_tolerance
@@ -106,8 +106,9 @@ def prepare(
         job = Job(
             scene=scene.spec, model=model, plan=plan, dtype=str(scene.dtype), range=values,
             blend=cast(BlendMode, settings.blend), engine=engine, batch=settings.batch,
-            streams=streams, aoi=aoi, tracing=tracing, folder=folder, contact=contact, others=models[1:],
-            tta=settings.tta, consensus=consensus,
+            streams=streams, aoi=aoi, tracing=tracing, folder=folder,
+            drawing=Drawing(scene.grid, measures, settings.split == "depth") if trace else None,
+            contact=contact, others=models[1:], tta=settings.tta, consensus=consensus,
         )  # fmt: skip
         return Prepared(
             job,

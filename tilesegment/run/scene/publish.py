@@ -1,8 +1,8 @@
-"""From the ledger to what is written: a mosaic of saved blocks, and the polygons of all of them."""
+"""From the ledger to what is written: a mosaic of saved blocks, on the grid of the output."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,25 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilesegment.grid import Grid, Window
-from tilesegment.run.block.file import (
-    BlockInfo,
-    BlockPixels,
-    new_block,
-    read_bands,
-    read_fragments,
-    read_rows,
-)
+from tilesegment.run.block.file import BlockInfo, BlockPixels, new_block, read_bands, read_rows
 from tilesegment.run.block.job import Job, TraceSettings, trace_block
-from tilesegment.run.scene.regular import regular_features
-from tilesegment.run.scene.split import Splitting
-from tilesegment.settings import Measure, VectorSettings
 from tilesegment.tiling.blend import NODATA
 from tilesegment.tiling.plan import Block, Plan
-from tilesegment.vector.clean import clean
-from tilesegment.vector.parallel import chunks, in_threads
-from tilesegment.vector.regularize import Rules
-from tilesegment.vector.seams import Features, join
-from tilesegment.vector.trace import Fragments, bands_of
 
 
 @dataclass(frozen=True)
@@ -99,50 +84,6 @@ def retrace(job: Job, block: Block, path: Path, info: BlockInfo) -> BlockInfo:
             file.fragments(band, fragments)
         file.info(info)
     return info
-
-
-def whole_features(
-    plan: Plan,
-    path: Callable[[Block], Path],
-    grid: Grid,
-    settings: VectorSettings,
-    shared_outlines: bool,
-    several_classes: bool,
-    rules: Rules | None = None,
-    splitting: Splitting | None = None,
-) -> Iterator[Features]:
-    """The polygons of all blocks: joined, then cleaned, in batches in the order of their id.
-
-    path: the file of a block. shared_outlines: the fragments were simplified already, together with their
-    neighbours. rules: make regular outlines; for one class. splitting: of buildings that touch.
-    """
-    tolerance = Measure(0.0) if shared_outlines else settings.simplify
-    # Bands of blocks beside each other form a row.
-    rows: dict[int, list[tuple[Block, int]]] = {}
-    for block in plan.blocks:
-        for band, windows in enumerate(bands_of(plan, block.window, shared_outlines)):
-            rows.setdefault(windows[0].row_end, []).append((block, band))
-    groups = [(keys, end * plan.width) for end, keys in sorted(rows.items())]
-
-    def load(key: tuple[Block, int]) -> Fragments:
-        block, band = key
-        return read_fragments(path(block), band)
-
-    joined = join(load, groups, settings.connectivity, shared_outlines)
-    if splitting is not None:
-        joined = splitting.features(joined)
-    if rules is not None:
-        yield from regular_features(joined, grid, settings, rules)
-        return
-    for features in joined:
-        yield Features.concatenate(
-            in_threads(
-                lambda part, whole=features: clean(  # type: ignore[misc]
-                    whole[part], grid, settings.min_area, tolerance, settings.fill_holes, several_classes
-                ),
-                chunks(len(features)) or [slice(0)],
-            )
-        )
 
 
 def output_window(working: Grid, region: Window, native: Grid, match_input: bool) -> Window:

@@ -21,17 +21,17 @@ from tilesegment.raster.source import Scene
 from tilesegment.report.overlay import View, drawn, write_overlay
 from tilesegment.report.run import write_report
 from tilesegment.run.files import discard, publish, temporary_for, writing
+from tilesegment.run.polygons.making import Making
+from tilesegment.run.polygons.regular import rules_of
+from tilesegment.run.polygons.saved import SavedPixels
+from tilesegment.run.polygons.whole import whole_features
 from tilesegment.run.record import name_of
 from tilesegment.run.scene.ledger import Ledger
 from tilesegment.run.scene.outputs import Outputs
 from tilesegment.run.scene.prepare import Prepared
-from tilesegment.run.scene.publish import Mosaic, on_output_grid, output_window, whole_features
-from tilesegment.run.scene.regular import rules_of
-from tilesegment.run.scene.saved import SavedPixels
-from tilesegment.run.scene.split import Splitting
+from tilesegment.run.scene.publish import Mosaic, on_output_grid, output_window
 from tilesegment.settings import PredictSettings
 from tilesegment.tiling.plan import Plan
-from tilesegment.vector.regularize import Rules
 from tilesegment.vector.seams import Features
 from tilesegment.vector.write import Layer, write_layer
 
@@ -97,17 +97,13 @@ def _write_all(work: Work) -> Written:
 
 def _write_polygons(work: Work, path: Path) -> Written:
     prepared, job = work.prepared, work.prepared.job
-    saved = SavedPixels(job.plan, work.ledger.path)
-    rules = rules_for(prepared, saved)
+    making = Making.of(job, SavedPixels(job.plan, work.ledger.path))
     features = whole_features(
         job.plan,
         work.ledger.path,
-        prepared.grid,
-        prepared.measures,
-        job.tracing.tolerance is not None,
-        len(job.tracing.values) > 1,
-        rules,
-        _splitting(prepared, work.settings, saved, rules),
+        making,
+        work.settings.vector.connectivity,
+        inner=job.polygons_key is not None,
     )
     across = _Across(job.plan)
     with writing(path) as temporary:
@@ -195,20 +191,10 @@ def _reader(prepared: Prepared, read: Any) -> Any:
     return on_output_grid(read, prepared.grid, region, prepared.native, prepared.matched)
 
 
-def rules_for(prepared: Prepared, read: SavedPixels | None) -> Rules | None:
-    """How outlines are made regular; see `rules_of`."""
+def check_rules(prepared: Prepared) -> None:
+    """Raises SettingsError where outlines cannot be made regular as they are to be."""
     tracing = prepared.job.tracing
-    return rules_of(prepared.measures, prepared.grid, len(tracing.values), read, tracing.least)
-
-
-def _splitting(
-    prepared: Prepared, settings: PredictSettings, saved: SavedPixels, rules: Rules | None
-) -> Splitting | None:
-    job, by_depth = prepared.job, settings.split == "depth"
-    if not (job.contact or by_depth):
-        return None
-    unit = 1.0 if prepared.grid.crs is not None else job.model.card.gsd or 1.0
-    return Splitting(saved, prepared.grid, prepared.measures, job.tracing.least, rules, by_depth, unit)
+    rules_of(prepared.measures, prepared.grid, len(tracing.values), None, tracing.least)
 
 
 def layer_for(prepared: Prepared, settings: PredictSettings, path: Path, marks: dict[str, str]) -> Layer:

@@ -12,7 +12,7 @@ import shapely
 from numpy.typing import NDArray
 
 from tilesegment.grid import Grid, Window
-from tilesegment.run.scene.saved import SavedPixels
+from tilesegment.run.polygons.saved import SavedPixels
 from tilesegment.settings import VectorSettings
 from tilesegment.tiling.memory import SPLIT_PIXELS
 from tilesegment.vector.cells import parts_by_cells

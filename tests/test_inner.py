@@ -1,0 +1,269 @@
+"""What is made of a block's polygons where it was predicted, and what is left to join."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pytest
+import shapely
+
+import tilesegment
+from tests.terraces import Terraces, model_of_terraces, terraces
+from tilesegment.grid import Window
+from tilesegment.run.block import predict as block_module
+from tilesegment.run.block.file import read_arrays, read_fragments
+from tilesegment.run.polygons import whole
+from tilesegment.run.polygons.inner import _as_arrays, _from_arrays, polygons_path, read_inner
+from tilesegment.run.polygons.whole import in_order
+from tilesegment.tiling import memory
+from tilesegment.vector.apart import Candidates
+from tilesegment.vector.seams import Features, reaching
+from tilesegment.vector.trace import trace
+
+
+@pytest.fixture
+def scene(make_raster: Callable[..., Path]) -> Path:
+    return make_raster(terraces())
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    return model_of_terraces(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "MOST_WORK", 3.0)
+    monkeypatch.setattr(memory, "MOST_BLOCK_PIXELS", 9000)
+
+
+def stopped(
+    picture: Path, out: Path, name: str, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> list[Path]:
+    """The block files of a run that is stopped before it joins."""
+
+    def stop(*arguments: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as cut:
+        cut.setattr("tilesegment.run.scene.writing.whole_features", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tilesegment.predict(picture, out, model=name, stretch="0,255", **options)
+    return sorted(Path(f"{out}.partial").glob("*.block"))
+
+
+def window_of(block: Path) -> Window:
+    row, col, size = block.stem.split("-")
+    height, width = size.split("x")
+    return Window(int(row[1:]), int(col[1:]), int(height), int(width))
+
+
+@pytest.mark.usefixtures("many_blocks")
+class TestBlocks:
+    def test_what_reaches_another_block_waits_and_the_rest_is_made(
+        self,
+        scene: Path,
+        model: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        options = {"min_area": 0, "simplify": 0, "fill_holes": 0, "split": "none"}
+        blocks = stopped(scene, tmp_path / "a.gpkg", model, monkeypatch, **options)
+        assert len(blocks) >= 4
+        made, waiting = 0, 0
+        for block in blocks:
+            window = window_of(block)
+            fragments = read_fragments(block, 0)
+            rim = read_fragments(polygons_path(block), 0)
+            inner = [batch.features for batch in read_inner(block)]
+            made += sum(map(len, inner))
+            waiting += len(rim)
+            pixels = sum(int(features.pixels.sum()) for features in inner)
+            assert pixels + rim.pixels.sum() == fragments.pixels.sum()
+            for features in inner:
+                left, top, right, bottom = shapely.bounds(features.geometry).T
+                assert ((left > window.col) | (window.col == 0)).all()
+                assert ((right < window.col_end) | (window.col_end == 190)).all()
+                assert ((top > window.row) | (window.row == 0)).all()
+                assert ((bottom < window.row_end) | (window.row_end == 150)).all()
+        frame = tilesegment.predict(scene, tmp_path / "a.gpkg", model=model, stretch="0,255", **options)
+        assert frame["counts"]["blocks_predicted"] == 0
+        assert frame["counts"]["polygons"] == 3
+        assert made + waiting > 3
+        assert waiting > 0
+
+    @pytest.mark.parametrize("harm", ["missing", "torn", "older"])
+    def test_polygons_that_are_not_there_are_made_again(
+        self,
+        scene: Path,
+        model: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        harm: str,
+    ) -> None:
+        fresh = tmp_path / "fresh.gpkg"
+        tilesegment.predict(scene, fresh, model=model, stretch="0,255", simplify=0)
+        out = tmp_path / "a.gpkg"
+        # Other settings of polygons alone: nothing is predicted again.
+        blocks = stopped(scene, out, model, monkeypatch, **({} if harm == "older" else {"simplify": 0}))
+        for block in blocks:
+            path = polygons_path(block)
+            if harm == "missing":
+                path.unlink()
+            elif harm == "torn":
+                path.write_bytes(path.read_bytes()[:-30])
+        record = tilesegment.predict(scene, out, model=model, stretch="0,255", simplify=0)
+        assert record["counts"]["blocks_predicted"] == 0
+        first, second = (geopandas.read_file(path) for path in (fresh, out))
+        assert len(first) == 9
+        assert first.equals(second)
+        assert not Path(f"{out}.partial").exists()
+
+    def test_on_workers_the_client_joins_the_rims_alone(
+        self,
+        scene: Path,
+        model: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        read: list[Path] = []
+        real = whole.read_fragments
+        monkeypatch.setattr(
+            whole, "read_fragments", lambda path, band: read.append(path) or real(path, band)
+        )
+        tilesegment.predict(scene, tmp_path / "a.gpkg", model=model, stretch="0,255")
+        assert not read
+        # Regions that touch at corners have no inside.
+        tilesegment.predict(scene, tmp_path / "b.gpkg", model=model, stretch="0,255", connectivity=8)
+        assert read
+
+    def test_a_fault_beside_the_next_block_ends_the_run(
+        self,
+        scene: Path,
+        model: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def fail(task: Any) -> None:
+            raise RuntimeError("no polygons")
+
+        monkeypatch.setattr("tilesegment.run.scene.executor.make_inner", fail)
+        with pytest.raises(RuntimeError, match="no polygons"):
+            tilesegment.predict(scene, tmp_path / "a.gpkg", model=model, stretch="0,255")
+        monkeypatch.undo()
+        monkeypatch.setattr(block_module, "load_engine", lambda name, model, setup: Terraces(setup.contact))
+        monkeypatch.setattr(memory, "MOST_BLOCK_PIXELS", 9000)
+        record = tilesegment.predict(scene, tmp_path / "a.gpkg", model=model, stretch="0,255")
+        assert record["counts"]["blocks_predicted"] == 0
+
+
+def test_a_single_block_is_joined_at_once(
+    scene: Path,
+    model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (block,) = stopped(scene, tmp_path / "a.gpkg", model, monkeypatch)
+    assert not polygons_path(block).exists()
+
+
+def test_regions_that_reach_a_line_through_other_windows() -> None:
+    """A hook leaves the first window, and comes back to the line in the second."""
+    labels = np.zeros((8, 12), np.uint8)
+    labels[1:7, 2] = 1
+    labels[6, 2:12] = 1
+    labels[1:3, 5:8] = 1
+    labels[5:7, 0] = 1
+    windows = [Window(0, 0, 4, 12), Window(4, 0, 4, 12)]
+    traced = [trace(labels[w.slices], labels[w.slices], w, 12, 0) for w in windows]
+    lines = np.array([12]), np.array([], np.int64)
+    found = reaching(lambda k: traced[k], range(2), lines)
+    reached = [set(t.first_pixel[part].tolist()) for t, part in zip(traced, found, strict=True)]
+    assert reached == [{12 + 2}, {4 * 12 + 2}]
+    picked = traced[0].with_runs(found[0])
+    assert picked.first_pixel.tolist() == [12 + 2]
+    assert picked.runs.tolist() == [[0, 4, 0, 2, 3, 0]]
+    rest = traced[1].with_runs(~found[1])
+    assert rest.first_pixel.tolist() == [5 * 12]
+    # That region lies on the left side of its window, x = 0.
+    left = reaching(lambda k: traced[k], range(2), (np.array([0]), lines[1]))
+    assert traced[1].first_pixel[left[1]].tolist() == [5 * 12]
+    assert not left[0].any()
+
+
+def candidates(begins: list[int], regular: bool = False) -> Candidates:
+    numbers = np.array(begins, np.int64)
+    shapes = shapely.box(numbers, 0.1, numbers + 1, 1 / 3)
+    features = Features(shapes, numbers * 0 + 1, numbers + 7, numbers * 3, numbers)
+    if not regular:
+        return Candidates(features, shapes)
+    features = Features(
+        shapes, numbers * 0 + 1, numbers + 7, numbers * 3, numbers,
+        plain=shapely.buffer(shapes, 1), group=numbers // 2, state=np.full(len(numbers), 3, np.uint8),
+        deviation=numbers / 7,
+    )  # fmt: skip
+    return Candidates(features, shapely.buffer(shapes, 2))
+
+
+class TestInOrder:
+    @pytest.mark.parametrize("seed", range(20))
+    def test_as_if_they_were_sorted(self, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(whole, "_BATCH", 5)
+        rng = np.random.default_rng(seed)
+        owner = rng.integers(0, 4, 60)
+        streams = []
+        for number in range(4):
+            mine = np.flatnonzero(owner == number)
+            cuts = np.sort(rng.integers(0, len(mine) + 1, 4))
+            streams.append(iter([candidates(part.tolist()) for part in np.split(mine, cuts)]))
+        found = list(in_order(streams))
+        begins = [batch.features.first_pixel.tolist() for batch in found]
+        assert [begin for batch in begins for begin in batch] == list(range(60))
+        assert all(len(batch) >= 5 for batch in found[:-1])
+
+    def test_no_stream_runs_ahead(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(whole, "_BATCH", 1)
+        asked: list[int] = []
+
+        def stream(first: int) -> Iterator[Candidates]:
+            for begin in range(first, 100, 10):
+                asked.append(begin)
+                yield candidates([begin, begin + 1])
+
+        found = in_order([stream(0), stream(5)])
+        assert next(found).features.first_pixel.tolist() == [0, 1]
+        assert asked == [0, 5]
+
+    def test_nothing(self) -> None:
+        assert list(in_order([iter([]), iter([candidates([])])])) == []
+
+
+@pytest.mark.parametrize("regular", [False, True])
+def test_polygons_come_back_as_they_were(regular: bool) -> None:
+    before = candidates([3, 8, 9], regular)
+    after = _from_arrays(_as_arrays(before))
+    for name, value in vars(before.features).items():
+        back = getattr(after.features, name)
+        if value is None:
+            assert back is None, name
+        elif value.dtype == object:
+            assert shapely.to_wkb(value).tolist() == shapely.to_wkb(back).tolist(), name
+        else:
+            np.testing.assert_array_equal(value, back)
+            assert value.dtype == back.dtype, name
+    assert shapely.to_wkb(before.exact).tolist() == shapely.to_wkb(after.exact).tolist()
+
+
+def test_names_that_are_not_there(tmp_path: Path, make_raster: Callable[..., Path]) -> None:
+    from tilesegment.run.block.file import new_block
+
+    with new_block(tmp_path / "x.block") as file:
+        file.arrays("a", {"k": np.arange(3)})
+    assert read_arrays(tmp_path / "x.block", "b") is None
+    found = read_arrays(tmp_path / "x.block", "a")
+    assert found is not None
+    assert found["k"].tolist() == [0, 1, 2]

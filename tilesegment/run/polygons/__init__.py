@@ -1,0 +1,1 @@
+"""From saved blocks to polygons as they are written."""
