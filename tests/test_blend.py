@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tilesegment.errors import SettingsError
 from tilesegment.tiling.blend import (
     BLEND_MODES,
+    CONTACT_FROM,
     FINE_MAX,
     NODATA,
     PROBABILITY_MAX,
@@ -99,6 +100,26 @@ def test_contact_is_blended_beside_the_classes() -> None:
     for found, wanted in ((classes, plain.advance(16)[0]), (contact, alone.advance(16)[1])):
         np.testing.assert_array_equal(found, wanted)
     assert probability.max() <= PROBABILITY_MAX
+
+
+def test_of_one_class_contact_is_kept_where_that_may_be() -> None:
+    rng = np.random.default_rng(1)
+    weights = tile_weights((16, 16), 4, "cosine")
+    both, plain, alone = (Accumulator(weights, 1, 40, 0, c) for c in (True, False, False))
+    for col in (0, 12):
+        counts = rng.integers(0, FINE_MAX // 4, (2, 16, 16)).astype(np.uint16)
+        both.add(col, counts)
+        plain.add(col, counts[:1])
+        alone.add(col, counts[1:])
+    _, probability, contact = both.advance(16)
+    np.testing.assert_array_equal(probability, plain.advance(16)[1])
+    whole = alone.advance(16)[1]
+    assert contact is not None
+    low = probability < CONTACT_FROM
+    assert 100 < np.count_nonzero(low) < low.size - 300
+    assert (contact[low] == 0).all()
+    np.testing.assert_array_equal(contact[~low], whole[~low])
+    assert (contact[:, 28:] == NODATA).all()
 
 
 def test_no_tile_means_nodata() -> None:

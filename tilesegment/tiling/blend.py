@@ -25,6 +25,9 @@ NODATA = 255
 # weights of at most 63 * 63 times FINE_MAX is 1.03e9.
 _FINE = 64
 FINE_MAX = PROBABILITY_MAX * _FINE
+# Of one class, contact is saved where its probability is at least this, and 0 elsewhere: nobody asks what
+# touches where nothing is.
+CONTACT_FROM = 25
 _WEIGHT_STEPS = 63
 _REDUCE_ROWS = 4
 
@@ -114,13 +117,19 @@ class Accumulator:
         rows = min(top - self.top, self._weight.shape[0])
         weight = self._weight[:rows]
         classes, probability = _reduce(self._sums[: self.channels, :rows], weight)
-        contact = _reduce(self._sums[self.channels :, :rows], weight)[1] if self.contact else None
+        contact = self._contact(rows, probability) if self.contact else None
         for array in (self._sums, self._weight):
             kept = array.shape[-2] - rows
             array[..., :kept, :] = array[..., rows:, :].copy()
             array[..., kept:, :] = 0
         self.top = top
         return classes, probability, contact
+
+    def _contact(self, rows: int, probability: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        found = _reduce(self._sums[self.channels :, :rows], self._weight[:rows])[1]
+        if self.channels == 1:
+            found *= probability >= CONTACT_FROM
+        return found
 
 
 def _reduce(

@@ -17,6 +17,7 @@ from tilesegment.model.engines import Pending, Setup
 from tilesegment.model.preprocess import normalise
 from tilesegment.model.store import ModelFile
 from tilesegment.tiling.blend import (
+    CONTACT_FROM,
     FINE_MAX,
     NODATA,
     PROBABILITY_MAX,
@@ -188,6 +189,8 @@ class DeviceAccumulator:
         # In float32 as `tiling.blend` does, to the same last bit.
         scale = weight.clamp(min=1).float() * (FINE_MAX // PROBABILITY_MAX)
         shares = (planes.float() / scale + (0.5 + 1 / 256)).to(torch.uint8)
+        if self._channels == 1 and len(shares) > 1:
+            shares[1].masked_fill_(shares[0] < CONTACT_FROM, 0)
         empty = weight == 0
         found = torch.cat([classes.to(torch.uint8)[None], shares]).masked_fill_(empty, NODATA)
         for tensor in (self._sums, self._weight):

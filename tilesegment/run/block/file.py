@@ -78,9 +78,13 @@ class BlockWriter:
 
     def rows(self, row: int, pixels: BlockPixels) -> None:
         """Save a band of pixels whose first row is the block's row `row`."""
-        for name, array in vars(pixels).items():
-            if array is not None:
-                self._save(f"{name}/{row}", partial(_packed, pixels=array))
+        self._save(
+            {
+                f"{name}/{row}": partial(_packed, pixels=array)
+                for name, array in vars(pixels).items()
+                if array is not None
+            }
+        )
 
     def fragments(self, band: int, fragments: Fragments) -> None:
         """Save the fragments of a band, counted from the block's first."""
@@ -92,11 +96,11 @@ class BlockWriter:
 
     def arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Save some arrays under a name."""
-        self._save(name, partial(_packed, **arrays))
+        self._save({name: partial(_packed, **arrays)})
 
     def info(self, info: BlockInfo) -> None:
         """Save what is known of the block."""
-        self._save("info.json", lambda: json.dumps(asdict(info)).encode())
+        self._save({"info.json": lambda: json.dumps(asdict(info)).encode()})
 
     def settle(self) -> None:
         """Return when everything is written. Raises OSError where it was not."""
@@ -104,10 +108,14 @@ class BlockWriter:
             self._saving.result()
             self._saving = None
 
-    def _save(self, name: str, data: Callable[[], bytes]) -> None:
+    def _save(self, members: dict[str, Callable[[], bytes]]) -> None:
+        def write() -> None:
+            for name, data in members.items():
+                self._archive.writestr(name, data())
+
         with self._turn:
             self.settle()
-            self._saving = self._thread.submit(lambda: self._archive.writestr(name, data()))
+            self._saving = self._thread.submit(write)
 
 
 @contextmanager
