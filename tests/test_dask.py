@@ -314,10 +314,11 @@ class TestSpread:
 
         asked: list[int] = []
         monkeypatch.setattr(executor, "predict_block", lambda task, index, tick: asked.append(index))
-        monkeypatch.setattr(executor, "make_inner", lambda task: None)
+        block = SimpleNamespace(name="b", window=None)
+        task: Any = SimpleNamespace(job=SimpleNamespace(polygons_key=None), block=block, path="x/b.block")
         for name in (0, 3, "tcp://elsewhere"):
             monkeypatch.setattr("distributed.get_worker", lambda name=name: SimpleNamespace(name=name))
-            list(executor.on_this_worker().predict(["a block"], lambda: None))  # type: ignore[list-item]
+            list(executor.on_this_worker().predict([task], lambda: None))
         assert asked == [0, 3, 0]
 
     def test_relative_paths_and_few_scenes(

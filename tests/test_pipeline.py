@@ -408,7 +408,7 @@ class TestRefusals:
 
         out, name = tmp_path / "r.gpkg", model()
         with monkeypatch.context() as cut:
-            cut.setattr("tilesegment.run.scene.writing.whole_features", stopped)
+            cut.setattr("tilesegment.run.scene.writing.made_features", stopped)
             with pytest.raises(type(error)) as found:
                 tilesegment.predict(scene, out, model=name)
         assert found.value is error

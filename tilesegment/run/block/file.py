@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from tilesegment.errors import OutputError
 from tilesegment.vector.trace import Fragments, no_fragments
 
-# Endings of a block's files: of itself, and of what was made of it alone (see `run.polygons.inner`).
+# Endings of a block's files: of itself, and of what was made of it alone (see `run.polygons.areas`).
 BLOCK, POLYGONS = ".block", ".polygons"
 _CODEC = pa.Codec("zstd", compression_level=1)
 

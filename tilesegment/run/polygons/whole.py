@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tilesegment.run.block.file import read_fragments
-from tilesegment.run.polygons.inner import read_inner, rim_fragments
+from tilesegment.run.polygons.areas import streams_of
 from tilesegment.run.polygons.making import Making
 from tilesegment.tiling.plan import Block, Plan
 from tilesegment.vector.apart import Candidates
@@ -20,13 +20,10 @@ _BATCH = 4096
 
 
 def whole_features(
-    plan: Plan, path: Callable[[Block], Path], making: Making, connectivity: int = 4, inner: bool = False
+    plan: Plan, path: Callable[[Block], Path], making: Making, connectivity: int = 4
 ) -> Iterator[Features]:
-    """The polygons of all blocks in batches, in the order of their first pixel.
-
-    path: the file of a block; inner: each block's own polygons are made already (see `inner`), and only
-    what reaches another block is left to join.
-    """
+    """The polygons of all blocks in batches, in the order of their first pixel. path: the file of a
+    block."""
     # Bands of blocks beside each other form a row.
     rows: dict[int, list[tuple[Block, int]]] = {}
     for block in plan.blocks:
@@ -38,24 +35,13 @@ def whole_features(
         block, band = key
         return read_fragments(path(block), band)
 
-    joined = join(rim_fragments(path) if inner else load, groups, connectivity, making.shared_outlines)
-    made = making.made(joined)
-    if inner:
-        made = in_order([made, *_by_column(plan, path)])
-    return making.settled(made)
+    return making.settled(making.made(join(load, groups, connectivity, making.shared_outlines)))
 
 
-def _by_column(plan: Plan, path: Callable[[Block], Path]) -> list[Iterator[Candidates]]:
-    """The own polygons of blocks that stand above each other, which are in order from block to block."""
-
-    def of(column: list[Block]) -> Iterator[Candidates]:
-        for block in column:
-            yield from read_inner(path(block))
-
-    columns: dict[int, list[Block]] = {}
-    for block in plan.blocks:
-        columns.setdefault(block.window.col, []).append(block)
-    return [of(sorted(column, key=lambda block: block.window.row)) for column in columns.values()]
+def made_features(plan: Plan, path: Callable[[str], Path], making: Making) -> Iterator[Features]:
+    """As `whole_features`, where the polygons of all areas are made (see `areas`). path: the file of an
+    area by its name."""
+    return making.settled(in_order(streams_of(plan, path)))
 
 
 def in_order(streams: Sequence[Iterator[Candidates]]) -> Iterator[Candidates]:

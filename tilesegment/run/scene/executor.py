@@ -9,19 +9,20 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from itertools import islice
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from tilesegment.errors import BlockFailedError, SettingsError, TilesegmentError
 from tilesegment.raster.opening import gdal_path, is_local_file
 from tilesegment.run.block.file import BlockInfo
-from tilesegment.run.block.job import BlockTask
+from tilesegment.run.block.job import BlockTask, Job
 from tilesegment.run.block.predict import forget_model, predict_block
-from tilesegment.run.polygons.inner import make_inner
+from tilesegment.run.polygons.areas import Area, Waiting, areas_of, make_polygons
 
 
 class Executor:
@@ -52,19 +53,21 @@ class Executor:
         self._started.close()
         forget_model()
 
-    def predict(self, tasks: Sequence[BlockTask], tick: Callable[[], None]) -> Iterator[BlockInfo]:
-        """What was made of the blocks, in the order in which they are predicted; their own polygons are
-        made as well when the last one is handed out. tick: is called for every tile that is predicted in
-        this process.
+    def predict(
+        self, tasks: Sequence[BlockTask], tick: Callable[[], None], finished: Sequence[str] = ()
+    ) -> Iterator[BlockInfo]:
+        """What was made of the blocks, in the order in which they are predicted. At the end the polygons of
+        all areas are made as well. tick: is called for every tile that is predicted in this process;
+        finished: names of blocks that need no work, nor their own polygons.
 
         Raises SettingsError where the scheduler has no workers, BlockFailedError where a block's worker
         dies again and again.
         """
         if self._workers is None and self._scheduler is None:
-            yield from self._here(tasks, tick)
+            yield from self._here(tasks, tick, finished)
         elif tasks:
             try:
-                yield from self._blocks(tasks)
+                yield from self._blocks(tasks, finished)
             except BaseException:
                 # Blocks that are under way would go on, into a ledger that nobody locks any more.
                 self._client = None
@@ -87,35 +90,56 @@ class Executor:
             self._started.close()
             raise
 
-    def _here(self, tasks: Sequence[BlockTask], tick: Callable[[], None]) -> Iterator[BlockInfo]:
-        """One block after the other; the polygons of one are made while the next one is predicted."""
+    def _here(
+        self, tasks: Sequence[BlockTask], tick: Callable[[], None], finished: Sequence[str]
+    ) -> Iterator[BlockInfo]:
+        """One block after the other; polygons are made while the next one is predicted."""
+        if not tasks:
+            return
+        waiting = _Areas(tasks[0], finished)
+
+        def make(ready: Sequence[AreaTask]) -> None:
+            for task in ready:
+                make_polygons(task.job, task.area, task.folder)
+                make(waiting.after(task.area.name))
+
         beside = ThreadPoolExecutor(1)
         try:
-            making = []
+            making = [beside.submit(make, waiting.ready)]
             for task in tasks:
                 info = predict_block(task, self._device_index, tick)
-                making.append(beside.submit(make_inner, task))
+                making.append(beside.submit(make, [AreaTask.of(task)]))
                 yield info
             for each in making:
                 each.result()
         finally:
             beside.shutdown(cancel_futures=True)
 
-    def _blocks(self, tasks: Sequence[BlockTask]) -> Iterator[BlockInfo]:
-        def prepared(threads: int | None) -> Sequence[BlockTask]:
-            return [_absolute(_with_streams(task, threads)) for task in tasks]
+    def _blocks(self, tasks: Sequence[BlockTask], finished: Sequence[str]) -> Iterator[BlockInfo]:
+        tasks = [_absolute(task) for task in tasks]
+        waiting = _Areas(tasks[0], finished)
 
-        for _, found in self._on_cluster(_on_worker, prepared):
+        def prepared(threads: int | None) -> Sequence[Any]:
+            return [*waiting.ready, *(_with_streams(task, threads) for task in tasks)]
+
+        def more(found: Any) -> Sequence[AreaTask]:
+            return () if isinstance(found, BlockFailedError) else waiting.after(found.name)
+
+        for _, found in self._on_cluster(_on_worker, prepared, more):
             if isinstance(found, BlockFailedError):
                 raise found
-            yield found
+            if isinstance(found, BlockInfo):
+                yield found
 
     def _on_cluster(
-        self, function: Callable[[Any], Any], prepared: Callable[[int | None], Sequence[Any]]
+        self,
+        function: Callable[[Any], Any],
+        prepared: Callable[[int | None], Sequence[Any]],
+        more: Callable[[Any], Sequence[Any]] = lambda found: (),
     ) -> Iterator[tuple[int, Any]]:
         """A function's results with the numbers of their items, as they come. At most two items a worker
         are under way; those of a worker that is lost are run again. prepared: makes them from the threads
-        that each worker has."""
+        that each worker has; more: what a result makes possible, which is run next."""
         from distributed import as_completed
         from distributed.scheduler import KilledWorker
 
@@ -130,12 +154,13 @@ class Executor:
                 self._unusable = error
                 raise
         client = self._client
-        waiting = enumerate(prepared(self._threads))
+        waiting = deque(enumerate(prepared(self._threads)))
         pool = as_completed(loop=client.loop)
         numbers: dict[str, int] = {}
 
         def start(count: int) -> None:
-            for number, item in islice(waiting, count):
+            for _ in range(min(count, len(waiting))):
+                number, item = waiting.popleft()
                 future = client.submit(function, item, pure=False)
                 numbers[future.key] = number
                 pool.add(future)
@@ -150,9 +175,11 @@ class Executor:
                     f"a block's worker died {error.allowed_failures + 1} times, perhaps for want of "
                     "memory; lower --max-memory or --workers, then run the same command again"
                 )
+            new = more(found)
+            waiting.extendleft((-1, item) for item in new)
+            start(1 + len(new))
             yield numbers.pop(future.key), found
             future.release()
-            start(1)
 
 
 def on_this_worker() -> Executor:
@@ -167,13 +194,45 @@ def _number(worker: Any) -> int:
     return worker.name if isinstance(worker.name, int) else 0
 
 
-def _on_worker(task: BlockTask) -> BlockInfo:
+@dataclass(frozen=True)
+class AreaTask:
+    """The polygons of an area of a job, whose files are in a folder."""
+
+    job: Job
+    area: Area
+    folder: Path
+
+    @classmethod
+    def of(cls, task: BlockTask) -> AreaTask:
+        """A block's own."""
+        return cls(task.job, Area(task.block.name, task.block.window), Path(task.path).parent)
+
+
+class _Areas:
+    """The areas of a job that can be made once others are. ready: those that can be at once."""
+
+    def __init__(self, task: BlockTask, finished: Sequence[str]) -> None:
+        self._like = AreaTask.of(task)
+        job = task.job
+        self._waiting = Waiting(areas_of(job.plan) if job.polygons_key is not None else [])
+        self.ready = [found for name in finished for found in self.after(name)]
+
+    def after(self, name: str) -> list[AreaTask]:
+        """Now that one is made."""
+        return [replace(self._like, area=area) for area in self._waiting.done(name)]
+
+
+def _on_worker(task: BlockTask | AreaTask) -> BlockInfo | Area:
     from distributed import get_worker
 
     worker = get_worker()
     try:
+        if isinstance(task, AreaTask):
+            make_polygons(task.job, task.area, task.folder)
+            return task.area
         info = predict_block(task, _number(worker))
-        make_inner(task)
+        own = AreaTask.of(task)
+        make_polygons(own.job, own.area, own.folder)
         return info
     except TilesegmentError as error:
         failed = type(error)(f"{error} (worker {worker.address})")

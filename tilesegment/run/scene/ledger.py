@@ -45,6 +45,10 @@ class Ledger:
         """The file of a block."""
         return self.folder / f"{block.name}{BLOCK}"
 
+    def polygons(self, name: str) -> Path:
+        """The file of an area's polygons, by the area's name."""
+        return self.folder / f"{name}{POLYGONS}"
+
     def finished(self, blocks: tuple[Block, ...]) -> dict[int, BlockInfo]:
         """The blocks that need no work, by index. Damaged files are removed, to be made again."""
         found = {}

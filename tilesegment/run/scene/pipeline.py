@@ -19,7 +19,7 @@ from tilesegment.raster.environment import gdal_environment
 from tilesegment.raster.sink import check_options
 from tilesegment.run.block.file import BlockInfo
 from tilesegment.run.block.job import BlockTask, Job
-from tilesegment.run.polygons.inner import make_inner
+from tilesegment.run.polygons.areas import areas_of, make_polygons
 from tilesegment.run.record import plain_settings, provenance
 from tilesegment.run.scene.executor import Executor
 from tilesegment.run.scene.ledger import Ledger, ledger_folder, open_ledger
@@ -153,14 +153,18 @@ def _predict_missing(
     fresh: list[BlockInfo] = []
     total = job.plan.predicted_tiles
     tiles = _Tally(total - sum(task.block.tiles for task in tasks), total, progress)
-    for info in executor.predict(tasks, tiles.add):
+    areas = areas_of(job.plan)
+    # Of blocks of an earlier run those that were not made, or otherwise.
+    for area in [area for area in areas if not area.parts and area.name not in by_name]:
+        make_polygons(job, area, ledger.folder)
+    for info in executor.predict(tasks, tiles.add, [b.name for b in blocks if b.name not in by_name]):
         fresh.append(info)
         block = by_name[info.name]
         found[block.index] = info
         tiles.finish(block.tiles)
-    for block in blocks:
-        if block.name not in by_name:
-            make_inner(BlockTask(job, block, str(ledger.path(block))))
+    if not tasks:
+        for area in areas:
+            make_polygons(job, area, ledger.folder)
     return dict(sorted(found.items())), fresh
 
 

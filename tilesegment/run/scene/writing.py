@@ -24,7 +24,7 @@ from tilesegment.run.files import discard, publish, temporary_for, writing
 from tilesegment.run.polygons.making import Making
 from tilesegment.run.polygons.regular import rules_of
 from tilesegment.run.polygons.saved import SavedPixels
-from tilesegment.run.polygons.whole import whole_features
+from tilesegment.run.polygons.whole import made_features, whole_features
 from tilesegment.run.record import name_of
 from tilesegment.run.scene.ledger import Ledger
 from tilesegment.run.scene.outputs import Outputs
@@ -98,13 +98,11 @@ def _write_all(work: Work) -> Written:
 def _write_polygons(work: Work, path: Path) -> Written:
     prepared, job = work.prepared, work.prepared.job
     making = Making.of(job, SavedPixels(job.plan, work.ledger.path))
-    features = whole_features(
-        job.plan,
-        work.ledger.path,
-        making,
-        work.settings.vector.connectivity,
-        inner=job.polygons_key is not None,
-    )
+    if job.polygons_key is not None:
+        features = made_features(job.plan, work.ledger.polygons, making)
+    else:
+        connectivity = work.settings.vector.connectivity
+        features = whole_features(job.plan, work.ledger.path, making, connectivity)
     across = _Across(job.plan)
     with writing(path) as temporary:
         layer = layer_for(prepared, work.settings, path, work.marks)

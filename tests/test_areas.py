@@ -1,4 +1,4 @@
-"""What is made of a block's polygons where it was predicted, and what is left to join."""
+"""The polygons of blocks, and of areas of them, made where blocks are predicted."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from tilesegment.grid import Window
 from tilesegment.run.block import predict as block_module
 from tilesegment.run.block.file import read_arrays, read_fragments
 from tilesegment.run.polygons import whole
-from tilesegment.run.polygons.inner import _as_arrays, _from_arrays, polygons_path, read_inner
+from tilesegment.run.polygons.areas import Waiting, _as_arrays, _from_arrays, areas_of, read_polygons
 from tilesegment.run.polygons.whole import in_order
 from tilesegment.tiling import memory
+from tilesegment.tiling.plan import Plan
 from tilesegment.vector.apart import Candidates
 from tilesegment.vector.seams import Features, reaching
 from tilesegment.vector.trace import trace
@@ -50,10 +51,14 @@ def stopped(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as cut:
-        cut.setattr("tilesegment.run.scene.writing.whole_features", stop)
+        cut.setattr("tilesegment.run.scene.writing.write_layer", stop)
         with pytest.raises(KeyboardInterrupt):
             tilesegment.predict(picture, out, model=name, stretch="0,255", **options)
     return sorted(Path(f"{out}.partial").glob("*.block"))
+
+
+def polygons_path(block: Path) -> Path:
+    return block.with_suffix(".polygons")
 
 
 def window_of(block: Path) -> Window:
@@ -79,7 +84,7 @@ class TestBlocks:
             window = window_of(block)
             fragments = read_fragments(block, 0)
             rim = read_fragments(polygons_path(block), 0)
-            inner = [batch.features for batch in read_inner(block)]
+            inner = [batch.features for batch in read_polygons(polygons_path(block))]
             made += sum(map(len, inner))
             waiting += len(rim)
             pixels = sum(int(features.pixels.sum()) for features in inner)
@@ -90,11 +95,24 @@ class TestBlocks:
                 assert ((right < window.col_end) | (window.col_end == 190)).all()
                 assert ((top > window.row) | (window.row == 0)).all()
                 assert ((bottom < window.row_end) | (window.row_end == 150)).all()
-        frame = tilesegment.predict(scene, tmp_path / "a.gpkg", model=model, stretch="0,255", **options)
-        assert frame["counts"]["blocks_predicted"] == 0
-        assert frame["counts"]["polygons"] == 3
-        assert made + waiting > 3
         assert waiting > 0
+        # Areas of several blocks wait for less and less; the whole for nothing.
+        areas = [
+            path for path in blocks[0].parent.glob("*.polygons") if not path.with_suffix(".block").exists()
+        ]
+        assert len(areas) == len(blocks) - 1
+        left = {}
+        for path in areas:
+            window = window_of(path)
+            pieces = [read_fragments(path, band) for band in range(9)]
+            left[window.area] = sum(int(part.pixels.sum()) for part in pieces)
+            made += sum(len(batch) for batch in read_polygons(path))
+        assert left[max(left)] == 0
+        assert max(left) == 150 * 190
+        assert made == 3
+        record = tilesegment.predict(scene, tmp_path / "a.gpkg", model=model, stretch="0,255", **options)
+        assert record["counts"]["blocks_predicted"] == 0
+        assert record["counts"]["polygons"] == 3
 
     @pytest.mark.parametrize("harm", ["missing", "torn", "older"])
     def test_polygons_that_are_not_there_are_made_again(
@@ -109,9 +127,8 @@ class TestBlocks:
         tilesegment.predict(scene, fresh, model=model, stretch="0,255", simplify=0)
         out = tmp_path / "a.gpkg"
         # Other settings of polygons alone: nothing is predicted again.
-        blocks = stopped(scene, out, model, monkeypatch, **({} if harm == "older" else {"simplify": 0}))
-        for block in blocks:
-            path = polygons_path(block)
+        stopped(scene, out, model, monkeypatch, **({} if harm == "older" else {"simplify": 0}))
+        for path in Path(f"{out}.partial").glob("*.polygons"):
             if harm == "missing":
                 path.unlink()
             elif harm == "torn":
@@ -123,23 +140,35 @@ class TestBlocks:
         assert first.equals(second)
         assert not Path(f"{out}.partial").exists()
 
-    def test_on_workers_the_client_joins_the_rims_alone(
-        self,
-        scene: Path,
-        model: str,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
+    def test_nothing_is_left_to_join_at_the_end(
+        self, scene: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        read: list[Path] = []
-        real = whole.read_fragments
-        monkeypatch.setattr(
-            whole, "read_fragments", lambda path, band: read.append(path) or real(path, band)
-        )
+        joined: list[int] = []
+        real = whole.join
+
+        def join(*arguments: Any) -> Any:
+            joined.append(1)
+            return real(*arguments)
+
+        monkeypatch.setattr(whole, "join", join)
         tilesegment.predict(scene, tmp_path / "a.gpkg", model=model, stretch="0,255")
-        assert not read
+        assert not joined
         # Regions that touch at corners have no inside.
         tilesegment.predict(scene, tmp_path / "b.gpkg", model=model, stretch="0,255", connectivity=8)
-        assert read
+        assert joined
+
+    def test_a_run_goes_on_where_some_blocks_are_missing(
+        self, scene: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fresh, out = tmp_path / "fresh.gpkg", tmp_path / "a.gpkg"
+        tilesegment.predict(scene, fresh, model=model, stretch="0,255")
+        blocks = stopped(scene, out, model, monkeypatch)
+        for path in [*Path(f"{out}.partial").glob("*.polygons")][::2]:
+            path.unlink()
+        blocks[1].unlink()
+        record = tilesegment.predict(scene, out, model=model, stretch="0,255")
+        assert record["counts"]["blocks_predicted"] == 1
+        assert geopandas.read_file(out).equals(geopandas.read_file(fresh))
 
     def test_a_fault_beside_the_next_block_ends_the_run(
         self,
@@ -148,10 +177,10 @@ class TestBlocks:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        def fail(task: Any) -> None:
+        def fail(*task: Any) -> None:
             raise RuntimeError("no polygons")
 
-        monkeypatch.setattr("tilesegment.run.scene.executor.make_inner", fail)
+        monkeypatch.setattr("tilesegment.run.scene.executor.make_polygons", fail)
         with pytest.raises(RuntimeError, match="no polygons"):
             tilesegment.predict(scene, tmp_path / "a.gpkg", model=model, stretch="0,255")
         monkeypatch.undo()
@@ -159,6 +188,31 @@ class TestBlocks:
         monkeypatch.setattr(memory, "MOST_BLOCK_PIXELS", 9000)
         record = tilesegment.predict(scene, tmp_path / "a.gpkg", model=model, stretch="0,255")
         assert record["counts"]["blocks_predicted"] == 0
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(1, 1), (1, 2), (3, 1), (4, 4), (5, 3), (7, 6)])
+def test_areas_are_put_together_two_by_two(rows: int, cols: int) -> None:
+    plan = Plan(rows * 40, cols * 48, Window(0, 0, rows * 40, cols * 48), (8, 8), 0, rows, cols)
+    areas = areas_of(plan)
+    assert len(areas) == 2 * rows * cols - 1
+    assert areas[-1].window == plan.region
+    assert len({area.name for area in areas}) == len(areas)
+    known = {area.name: area for area in areas}
+    waiting, made = Waiting(areas), [area.name for area in areas if not area.parts]
+    for number, area in enumerate(areas):
+        parts = [known[name] for name in area.parts]
+        assert all(areas.index(part) < number and part.level < area.level for part in parts)
+        assert not parts or sum(part.window.area for part in parts) == area.window.area
+    # In whatever order blocks are done, each area becomes possible once.
+    np.random.default_rng(rows).shuffle(made)
+    order: list[str] = []
+    while made:
+        name = made.pop()
+        order.append(name)
+        made += [area.name for area in waiting.done(name)]
+    assert sorted(order) == sorted(known)
+    for name in order:
+        assert all(order.index(part) < order.index(name) for part in known[name].parts)
 
 
 def test_a_single_block_is_joined_at_once(
