@@ -113,6 +113,7 @@ class TestBlocks:
         record = tilesegment.predict(scene, tmp_path / "a.gpkg", model=model, stretch="0,255", **options)
         assert record["counts"]["blocks_predicted"] == 0
         assert record["counts"]["polygons"] == 3
+        assert 0 < record["seconds"]["polygons"] < 60
 
     @pytest.mark.parametrize("harm", ["missing", "torn", "older"])
     def test_polygons_that_are_not_there_are_made_again(

@@ -7,6 +7,7 @@ with its polygons and the pieces of all regions that reach beyond it, which wait
 
 from __future__ import annotations
 
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from tilesegment.vector.trace import Fragments, bands_of
 
 _NUMBERS = ("value", "pixels", "probability_sum", "first_pixel", "group", "state", "deviation")
 _SHAPES = ("geometry", "plain")
+# Polygons that are read at a time.
+_BATCH = 512
 # Where pieces are: the number of a band in a file.
 _Key = tuple[Path, int]
 
@@ -107,6 +110,7 @@ def make_polygons(job: Job, area: Area, folder: Path) -> None:
     path = folder / f"{area.name}{POLYGONS}"
     if job.polygons_key is None or is_made(job, path):
         return
+    begin = time.perf_counter()
     groups = _groups(job.plan, area, folder)
     keys = [key for group, _ in groups for key in group]
     rim = dict(zip(keys, reaching(_load, keys, _inner_lines(area.window, job)), strict=True))
@@ -120,10 +124,18 @@ def make_polygons(job: Job, area: Area, folder: Path) -> None:
             file.fragments(number, Fragments.concatenate([_load(key).with_runs(rim[key]) for key in group]))
         file.arrays("ends", {"ends": np.array([end for _, end in groups], np.int64)})
         joined = join(inside, groups)
-        for number, candidates in enumerate(Making.of(job, saved).made(joined)):
+        made = Making.of(job, saved).made(joined)
+        few = (part for batch in made for part in _few_at_a_time(batch))
+        for number, candidates in enumerate(few):
             file.arrays(f"polygons/{number}", _as_arrays(candidates))
-        file.arrays("key", {"key": _bytes_of(job.polygons_key)})
+        seconds = np.array([time.perf_counter() - begin])
+        file.arrays("made", {"key": _bytes_of(job.polygons_key), "seconds": seconds})
     give_back_memory()
+
+
+def _few_at_a_time(candidates: Candidates) -> Iterator[Candidates]:
+    for begin in range(0, len(candidates), _BATCH):
+        yield candidates[np.arange(begin, min(begin + _BATCH, len(candidates)))]
 
 
 def _groups(plan: Plan, area: Area, folder: Path) -> list[tuple[list[_Key], int]]:
@@ -160,10 +172,16 @@ def is_made(job: Job, path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 return False
-        found = read_arrays(path, "key")
+        found = read_arrays(path, "made")
     except (OSError, zipfile.BadZipFile):
         return False
     return found is not None and found["key"].tobytes() == job.polygons_key.encode()
+
+
+def seconds_of(plan: Plan, path: Callable[[str], Path]) -> float:
+    """Seconds that the polygons of all areas took. path: the file of an area by name."""
+    found = (_must_hold(path(area.name), "made")["seconds"] for area in areas_of(plan))
+    return sum(float(seconds[0]) for seconds in found)
 
 
 def read_polygons(path: Path) -> Iterator[Candidates]:

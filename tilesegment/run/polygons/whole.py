@@ -16,7 +16,7 @@ from tilesegment.vector.seams import Features, join
 from tilesegment.vector.trace import Fragments, bands_of
 
 # Polygons handed on together, at least: neighbours are looked at and written many at a time.
-_BATCH = 4096
+_BATCH = 2048
 
 
 def whole_features(

@@ -19,7 +19,7 @@ from tilesegment.raster.environment import gdal_environment
 from tilesegment.raster.sink import check_options
 from tilesegment.run.block.file import BlockInfo
 from tilesegment.run.block.job import BlockTask, Job
-from tilesegment.run.polygons.areas import areas_of, make_polygons
+from tilesegment.run.polygons.areas import areas_of, make_polygons, seconds_of
 from tilesegment.run.record import plain_settings, provenance
 from tilesegment.run.scene.executor import Executor
 from tilesegment.run.scene.ledger import Ledger, ledger_folder, open_ledger
@@ -109,6 +109,9 @@ def run_predict(
             record = record_of(source, prepared, outputs, settings, infos, fresh, warnings)
             record["counts"] |= written.counts
             record |= written.told
+            if prepared.job.polygons_key is not None:
+                seconds = seconds_of(prepared.job.plan, ledger.polygons)
+                record["seconds"]["polygons"] = round(seconds, 3)
             record["seconds"]["write"] = round(time.perf_counter() - publishing, 3)
             record["seconds"]["wall"] = round(time.perf_counter() - begin, 3)
             return record
