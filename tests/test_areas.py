@@ -15,9 +15,10 @@ import tilesegment
 from tests.terraces import Terraces, model_of_terraces, terraces
 from tilesegment.grid import Window
 from tilesegment.run.block import predict as block_module
-from tilesegment.run.block.file import read_arrays, read_fragments
+from tilesegment.run.block.file import BlockPixels, new_block, read_arrays, read_fragments
 from tilesegment.run.polygons import whole
 from tilesegment.run.polygons.areas import Waiting, _as_arrays, _from_arrays, areas_of, read_polygons
+from tilesegment.run.polygons.saved import SavedPixels
 from tilesegment.run.polygons.whole import in_order
 from tilesegment.tiling import memory
 from tilesegment.tiling.plan import Plan
@@ -313,9 +314,33 @@ def test_polygons_come_back_as_they_were(regular: bool) -> None:
     assert shapely.to_wkb(before.exact).tolist() == shapely.to_wkb(after.exact).tolist()
 
 
-def test_names_that_are_not_there(tmp_path: Path, make_raster: Callable[..., Path]) -> None:
-    from tilesegment.run.block.file import new_block
+@pytest.mark.parametrize(("rows", "cols"), [(1, 1), (3, 4)])
+def test_pixels_are_found_in_whatever_block_they_are(tmp_path: Path, rows: int, cols: int) -> None:
+    rng = np.random.default_rng(0)
+    region = Window(10, 20, 90, 130)
+    plan = Plan(120, 160, region, (8, 8), 0, rows, cols)
+    whole = np.full((2, 120, 160), 255, np.uint8)
+    whole[(slice(None), *region.slices)] = rng.integers(0, 254, (2, 90, 130))
+    for block in plan.blocks:
+        window = block.window
+        with new_block(tmp_path / block.name) as file:
+            for begin in range(0, window.height, 7):
+                here = whole[:, window.row + begin : min(window.row + begin + 7, window.row_end)]
+                part = np.ascontiguousarray(here[..., window.col : window.col_end])
+                file.rows(begin, BlockPixels(None, part[0], part[1]))
+    saved = SavedPixels(plan, lambda block: tmp_path / block.name)
+    at = rng.integers(0, 120, 3000), rng.integers(0, 160, 3000)
+    np.testing.assert_array_equal(saved(*at), whole[0][at])
+    # Beyond the scene's rim there is nothing.
+    assert saved(np.array([-1, 50, 120]), np.array([30, 160, 30])).tolist() == [255] * 3
+    for _ in range(40):
+        row, col = int(rng.integers(110)), int(rng.integers(150))
+        window = Window(row, col, int(rng.integers(1, 120 - row)), int(rng.integers(1, 160 - col)))
+        found = saved.window(window)
+        np.testing.assert_array_equal(found, whole[(slice(None), *window.slices)])
 
+
+def test_names_that_are_not_there(tmp_path: Path) -> None:
     with new_block(tmp_path / "x.block") as file:
         file.arrays("a", {"k": np.arange(3)})
     assert read_arrays(tmp_path / "x.block", "b") is None

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -154,3 +156,13 @@ def test_writing_may_take_more_than_predicting() -> None:
         predicting = found.strip + found.finished + found.trace
         writing = 3_000_000 + (memory.SPLIT_BYTES * 3_000_000 if splits else 0)
         assert predicting + found.outputs == max(predicting, writing)
+
+
+def test_a_plan_travels_without_its_blocks() -> None:
+    plan = Plan(10_000, 10_000, Window(0, 0, 10_000, 10_000), (256, 256), 32, 20, 20)
+    before = pickle.dumps(plan)
+    assert len(plan.blocks) == 400
+    assert len(pickle.dumps(plan)) == len(before) < 1000
+    again = copy.copy(plan)
+    assert again == plan
+    assert again.blocks == plan.blocks

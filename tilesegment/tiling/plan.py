@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 from tilesegment.errors import SettingsError
 from tilesegment.grid import Window
@@ -102,8 +103,12 @@ class Block:
     @property
     def name(self) -> str:
         """A file name that says where the block lies."""
-        w = self.window
-        return f"r{w.row:07d}-c{w.col:07d}-{w.height}x{w.width}"
+        return window_name(self.window)
+
+
+def window_name(window: Window) -> str:
+    """A file name that says where a window lies."""
+    return f"r{window.row:07d}-c{window.col:07d}-{window.height}x{window.width}"
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,10 @@ class Plan:
     overlap: int
     block_rows: int = 1
     block_cols: int = 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Every task carries its plan to a worker, and not the thousands of blocks that were counted off.
+        return {part.name: getattr(self, part.name) for part in fields(self)}
 
     def __post_init__(self) -> None:
         smallest = min(self.tile)

@@ -25,7 +25,7 @@ from tilesegment.run.block.job import Job
 from tilesegment.run.polygons.making import Making
 from tilesegment.run.polygons.saved import SavedPixels
 from tilesegment.tiling.memory import give_back_memory
-from tilesegment.tiling.plan import Plan
+from tilesegment.tiling.plan import Plan, window_name
 from tilesegment.vector.apart import Candidates
 from tilesegment.vector.rings import Geometries, IntArray, offsets_of
 from tilesegment.vector.seams import Features, join, reaching
@@ -79,8 +79,7 @@ def _paired(areas: Sequence[Area], level: int, found: list[Area]) -> list[Area]:
             continue
         first, last = parts[0].window, parts[1].window
         window = Window(first.row, first.col, last.row_end - first.row, last.col_end - first.col)
-        name = f"r{window.row:07d}-c{window.col:07d}-{window.height}x{window.width}"
-        area = Area(name, window, level, (parts[0].name, parts[1].name))
+        area = Area(window_name(window), window, level, (parts[0].name, parts[1].name))
         found.append(area)
         result.append(area)
     return result

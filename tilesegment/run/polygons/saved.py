@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +28,9 @@ class SavedPixels:
     path: Callable[[Block], Path]
 
     def __post_init__(self) -> None:
+        # Blocks form a grid, of thousands in a large scene.
+        self._tops = [begin for begin, _, _ in self.plan.row_parts]
+        self._lefts = [begin for begin, _, _ in self.plan.col_parts]
         self._starts: dict[int, list[int]] = {}
         self._bands: OrderedDict[tuple[int, int], BlockPixels] = OrderedDict()
         self._turn = threading.Lock()
@@ -34,26 +38,34 @@ class SavedPixels:
     def __call__(self, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Probabilities of pixels of the working grid, (n,); NODATA outside of the blocks."""
         result = np.full(len(rows), NODATA, np.uint8)
-        for block in self.plan.blocks:
+        region = self.plan.region
+        inside = (rows >= region.row) & (rows < region.row_end)
+        inside &= (cols >= region.col) & (cols < region.col_end)
+        top = np.searchsorted(self._tops, rows, side="right") - 1
+        left = np.searchsorted(self._lefts, cols, side="right") - 1
+        number = np.where(inside, top * len(self._lefts) + left, -1)
+        for block in (self.plan.blocks[k] for k in np.unique(number[inside]).tolist()):
+            index = np.flatnonzero(number == block.index)
             window = block.window
-            inside = (rows >= window.row) & (rows < window.row_end)
-            inside &= (cols >= window.col) & (cols < window.col_end)
-            index = np.flatnonzero(inside)
-            if not len(index):
-                continue
             starts = np.array(self._rows_of(block))
             band = np.searchsorted(starts, rows[index] - window.row, side="right") - 1
             order = np.argsort(band, kind="stable")
             for part in np.split(index[order], np.flatnonzero(np.diff(band[order])) + 1):
-                number = int(np.searchsorted(starts, rows[part[0]] - window.row, side="right")) - 1
-                found = self._band(block, number).probability
-                result[part] = found[rows[part] - window.row - starts[number], cols[part] - window.col]
+                band_number = int(np.searchsorted(starts, rows[part[0]] - window.row, side="right")) - 1
+                found = self._band(block, band_number).probability
+                result[part] = found[rows[part] - window.row - starts[band_number], cols[part] - window.col]
         return result
+
+    def _touching(self, wanted: Window) -> Iterator[Block]:
+        """The blocks that a window has a part of."""
+        for row in _between(self._tops, wanted.row, wanted.row_end):
+            for col in _between(self._lefts, wanted.col, wanted.col_end):
+                yield self.plan.blocks[row * len(self._lefts) + col]
 
     def window(self, wanted: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Probability and contact of a window of the working grid; NODATA outside of the blocks."""
         found = np.full((2, wanted.height, wanted.width), NODATA, np.uint8)
-        for block in self.plan.blocks:
+        for block in self._touching(wanted):
             part = block.window.intersection(wanted)
             if part is None:
                 continue
@@ -88,6 +100,11 @@ class SavedPixels:
                     self._bands.popitem(last=False)
             self._bands.move_to_end(key)
             return self._bands[key]
+
+
+def _between(starts: list[int], begin: int, end: int) -> range:
+    """The numbers of stretches, from each start to the next, that [begin, end) meets."""
+    return range(max(0, bisect_right(starts, begin) - 1), bisect_left(starts, end))
 
 
 def _bytes(pixels: BlockPixels) -> int:
