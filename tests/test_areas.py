@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from tilesegment.run.polygons import whole
 from tilesegment.run.polygons.areas import Waiting, _as_arrays, _from_arrays, areas_of, read_polygons
 from tilesegment.run.polygons.saved import SavedPixels
 from tilesegment.run.polygons.whole import in_order
+from tilesegment.run.scene import executor
 from tilesegment.tiling import memory
 from tilesegment.tiling.plan import Plan
 from tilesegment.vector.apart import Candidates
@@ -171,6 +174,55 @@ class TestBlocks:
         record = tilesegment.predict(scene, out, model=model, stretch="0,255")
         assert record["counts"]["blocks_predicted"] == 1
         assert geopandas.read_file(out).equals(geopandas.read_file(fresh))
+
+    def test_an_interrupted_run_does_not_wait_for_polygons(
+        self, scene: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        waited: list[float] = []
+
+        def slow(job: Any, area: Any, folder: Path, going_on: Callable[[], bool]) -> None:
+            begin = time.monotonic()
+            while going_on() and time.monotonic() < begin + 60:
+                time.sleep(0.01)
+            waited.append(time.monotonic() - begin)
+
+        def interrupted(done: int, total: int) -> None:
+            if done == total:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(executor, "make_polygons", slow)
+        with pytest.raises(KeyboardInterrupt):
+            tilesegment.predict(
+                scene, tmp_path / "a.gpkg", model=model, stretch="0,255", progress=interrupted
+            )
+        assert len(waited) == 1
+        assert waited[0] < 50
+
+    def test_polygons_that_nobody_wants_any_more_leave_no_file(
+        self, scene: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made: list[tuple[Any, ...]] = []
+        real = executor.make_polygons
+
+        def seen(*arguments: Any) -> None:
+            made.append(arguments[:3])
+            real(*arguments)
+
+        with monkeypatch.context() as cut:
+            cut.setattr(executor, "make_polygons", seen)
+            stopped(scene, tmp_path / "a.gpkg", model, monkeypatch)
+        ended = 0
+        for job, area, folder in made:
+            path = folder / f"{area.name}.polygons"
+            path.unlink()
+            try:
+                real(job, area, folder, lambda: False)
+            except CancelledError:
+                ended += 1
+                assert not path.exists()
+                real(job, area, folder)
+        assert ended >= 2
+        assert len(made) == 2 * sum(not area.parts for _, area, _ in made) - 1
 
     def test_a_fault_beside_the_next_block_ends_the_run(
         self,

@@ -100,11 +100,11 @@ class Waiting:
         return ready
 
 
-def make_polygons(job: Job, area: Area, folder: Path) -> None:
+def make_polygons(job: Job, area: Area, folder: Path, going_on: Callable[[], bool] = lambda: True) -> None:
     """Make the polygons of an area whose parts are made, or which is a block that is predicted; nothing
     where that was done, and for a job whose blocks are not looked at one by one.
 
-    folder: of all files. Raises OutputError where they cannot be saved.
+    folder: of all files; going_on: see `SavedPixels`. Raises OutputError where they cannot be saved.
     """
     path = folder / f"{area.name}{POLYGONS}"
     if job.polygons_key is None or is_made(job, path):
@@ -117,7 +117,7 @@ def make_polygons(job: Job, area: Area, folder: Path) -> None:
     def inside(key: _Key) -> Fragments:
         return _load(key).with_runs(~rim[key])
 
-    saved = SavedPixels(job.plan, lambda block: folder / f"{block.name}{BLOCK}")
+    saved = SavedPixels(job.plan, lambda block: folder / f"{block.name}{BLOCK}", going_on)
     with new_block(path) as file:
         for number, (group, _) in enumerate(groups):
             file.fragments(number, Fragments.concatenate([_load(key).with_runs(rim[key]) for key in group]))

@@ -6,6 +6,7 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,10 +23,13 @@ from tilesegment.tiling.plan import Block, Plan
 
 @dataclass
 class SavedPixels:
-    """The saved pixels of a plan's blocks, of which some bands are kept in memory. path: a block's file."""
+    """The saved pixels of a plan's blocks, of which some bands are kept in memory. path: a block's file.
+    going_on: whether what is asked for is still wanted; raises CancelledError where it is not, which ends
+    work of minutes at once."""
 
     plan: Plan
     path: Callable[[Block], Path]
+    going_on: Callable[[], bool] = lambda: True
 
     def __post_init__(self) -> None:
         # Blocks form a grid, of thousands in a large scene.
@@ -92,6 +96,8 @@ class SavedPixels:
 
     def _band(self, block: Block, number: int) -> BlockPixels:
         key = block.index, number
+        if not self.going_on():
+            raise CancelledError
         with self._turn:
             if key not in self._bands:
                 first, last = self._rows_of(block)[number : number + 2]

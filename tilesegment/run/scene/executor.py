@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -100,9 +101,10 @@ class Executor:
 
         def make(ready: Sequence[AreaTask]) -> None:
             for task in ready:
-                make_polygons(task.job, task.area, task.folder)
+                make_polygons(task.job, task.area, task.folder, lambda: not ended.is_set())
                 make(waiting.after(task.area.name))
 
+        ended = threading.Event()
         beside = ThreadPoolExecutor(1)
         try:
             making = [beside.submit(make, waiting.ready)]
@@ -113,6 +115,8 @@ class Executor:
             for each in making:
                 each.result()
         finally:
+            # Whoever interrupts a run does not wait for polygons of minutes.
+            ended.set()
             beside.shutdown(cancel_futures=True)
 
     def _blocks(self, tasks: Sequence[BlockTask], finished: Sequence[str]) -> Iterator[BlockInfo]:
