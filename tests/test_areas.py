@@ -269,14 +269,14 @@ def test_areas_are_put_together_two_by_two(rows: int, cols: int) -> None:
         assert all(order.index(part) < order.index(name) for part in known[name].parts)
 
 
-def test_a_single_block_is_joined_at_once(
+def test_a_single_block_has_its_polygons_too(
     scene: Path,
     model: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (block,) = stopped(scene, tmp_path / "a.gpkg", model, monkeypatch)
-    assert not polygons_path(block).exists()
+    assert polygons_path(block).exists()
 
 
 def test_regions_that_reach_a_line_through_other_windows() -> None:

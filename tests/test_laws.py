@@ -38,6 +38,7 @@ from tilesegment.raster.values import blank_edge, blank_value, value_range
 from tilesegment.run.block import predict as block_module
 from tilesegment.run.block.job import TraceSettings
 from tilesegment.run.record import versions
+from tilesegment.run.scene import executor as executor_module
 from tilesegment.run.scene.ledger import ledger_folder, open_ledger
 from tilesegment.run.scene.measures import resolve_measures, shared_tolerance
 from tilesegment.run.scene.prepare import prepare
@@ -459,7 +460,7 @@ class TestLedgers:
                 ledger.fix({"block_rows": 1})
                 (ledger.folder / "x.block").touch()
 
-    def test_one_block_at_a_time_in_a_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_block_at_a_time_on_a_worker(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A scheduler may give a worker several threads: memory is planned for one block."""
         at_work, most = [], []
 
@@ -484,8 +485,10 @@ class TestLedgers:
             task.job = type("J", (), {"scene": type("S", (), {"gdal": ()})()})()
             task.block = None
             with pytest.raises(OutputError):
-                block_module.predict_block(task)
+                executor_module._on_worker(task)
 
+        worker = type("W", (), {"name": 0, "address": "here"})()
+        monkeypatch.setattr("distributed.get_worker", lambda: worker)
         threads = [threading.Thread(target=go) for _ in range(4)]
         for thread in threads:
             thread.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from tilesegment.run.many.inputs import Entry, entries_of, is_several
 from tilesegment.run.scene.executor import Executor
 from tilesegment.run.scene.ledger import open_ledger
 from tilesegment.run.scene.outputs import Outputs
-from tilesegment.run.scene.pipeline import run_predict
+from tilesegment.run.scene.pipeline import SceneRun, run_predict
 from tilesegment.settings import FORMATS, PredictSettings
 from tilesegment.vector.files import is_vector
 
@@ -176,7 +177,7 @@ class TestRuns:
         assert len(loads) == 1
         assert told[0][:2] == (0, 3)
         assert told[-1] == (3, 3, "")
-        assert any("a.tif, 1 of " in words for _, _, words in told)
+        assert any(re.search(r"a\.tif, (\d+) of \1 tiles", words) for _, _, words in told)
         for result in results:
             name = Path(os.path.relpath(result.source, scenes)).with_suffix("")
             single = tmp_path / "single.gpkg"
@@ -218,14 +219,13 @@ class TestRuns:
     ) -> None:
         from tilesegment.run.many import one
 
-        real = one.run_predict
+        class Faulty(SceneRun):
+            def predict(self, executor: Executor, progress: Any) -> None:
+                if str(self.prepared.job.scene.path).endswith("a.tif"):
+                    raise KeyError("what")
+                super().predict(executor, progress)
 
-        def run(source: str, *arguments: Any, **named: Any) -> Any:
-            if source.endswith("a.tif"):
-                raise KeyError("what")
-            return real(source, *arguments, **named)
-
-        monkeypatch.setattr(one, "run_predict", run)
+        monkeypatch.setattr(one, "SceneRun", Faulty)
         first, second = tilesegment.predict_many([scenes], tmp_path / "out", model=model)
         assert (first.outcome, first.reason) == ("failed", "internal error: KeyError: 'what'")
         assert second.outcome == "predicted"
@@ -340,14 +340,12 @@ class TestWhatIsThere:
     ) -> None:
         from tilesegment.run.many import one
 
-        real = one.run_predict
-
-        def late(source: str, outputs: Outputs, settings: PredictSettings, **named: Any) -> Any:
+        def late(source: str, outputs: Outputs, settings: PredictSettings, most: int | None) -> SceneRun:
             # Another run was faster.
-            real(source, outputs, settings)
-            return real(source, outputs, settings, **named)
+            run_predict(source, outputs, settings)
+            return SceneRun(source, outputs, settings, most)
 
-        monkeypatch.setattr(one, "run_predict", late)
+        monkeypatch.setattr(one, "SceneRun", late)
         for skip_existing in (False, True):
             out = tmp_path / f"out{skip_existing}"
             (found,) = tilesegment.predict_many(

@@ -7,6 +7,7 @@ model knows little about (a shift of covariates): its answer may be far off, and
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +28,17 @@ _WORDS = {
 Looks = dict[str, float]
 
 
+def enough_of(pixels: NDArray[Any]) -> NDArray[Any]:
+    """As many of pixels (bands, n) as a look is taken of."""
+    return pixels[:, :: max(1, pixels.shape[1] // _MOST_PIXELS)]
+
+
 def look_of(pixels: NDArray[np.float32], bands: Sequence[str]) -> Looks | None:
     """The look of valid pixels (bands, n) in 0..1; None for too few of them. brightness: mean over all;
     contrast: standard deviation of their grey; and for each band its mean against that of all."""
     if pixels.shape[1] < _LEAST_PIXELS:
         return None
-    pixels = pixels[:, :: max(1, pixels.shape[1] // _MOST_PIXELS)]
+    pixels = enough_of(pixels)
     means = pixels.mean(axis=1, dtype=np.float64)
     looks = {"brightness": float(means.mean()), "contrast": float(pixels.mean(axis=0).std())}
     if len(bands) > 1:

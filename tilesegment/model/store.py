@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -251,7 +252,7 @@ def _card_of_folder(path: Path, settings: dict[str, Any]) -> Card:
 
 def _model_file(name: str, path: Path, header: dict[str, Any], card: Card) -> ModelFile:
     others = {"__metadata__", *_INT8}
-    sizes = [int(np.prod(entry["shape"])) for key, entry in header.items() if key not in others]
+    sizes = [math.prod(entry["shape"]) for key, entry in header.items() if key not in others]
     quantized = all(key in header for key in _INT8)
     return ModelFile(name, str(path.resolve()), _sha256(str(path)), 4 * sum(sizes), card, quantized)
 

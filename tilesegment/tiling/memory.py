@@ -34,6 +34,8 @@ SPLIT_BYTES = 35
 MOST_BLOCK_PIXELS = 400_000_000
 # A block below this is not worth its rim of tiles predicted twice.
 LEAST_BLOCK_PIXELS = 24_000_000
+# Memory of fewer pixels is not given back between two scenes.
+_WORTH_GIVING = 4_000_000
 # Work done / work needed.
 MOST_WORK = 1.05
 
@@ -190,10 +192,11 @@ def _divisors(most: int) -> list[int]:
     return [*result, most]
 
 
-def give_back_memory() -> None:
+def give_back_memory(pixels: int = MOST_BLOCK_PIXELS) -> None:
     """Give freed memory back to the system where the C library keeps it (glibc): its heaps grow with every
-    block otherwise, as arrays of several threads come and go in other orders."""
-    if sys.platform == "linux":
+    block otherwise, as arrays of several threads come and go in other orders. pixels: of what was worked
+    on; a small picture is not worth the time, since the next one takes the same memory again."""
+    if sys.platform == "linux" and pixels >= _WORTH_GIVING:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)

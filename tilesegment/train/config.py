@@ -92,6 +92,7 @@ class TrainConfig:
     before it stops, 0 for never. save_minutes: how often a long epoch saves its state. workers: processes
     that read, null for a number that fits the machine. panels: pictures shown of the test split.
     hard_share: of the pictures, how many are seen again in the next epoch, those with most false alarms.
+    mixstyle: of the batches, how many have the styles of their pictures mixed (see `train.mixstyle`).
     """
 
     name: str
@@ -120,6 +121,7 @@ class TrainConfig:
     workers: int | None = None
     panels: int = 6
     hard_share: float = 0.0
+    mixstyle: float = 0.0
     tensorboard: bool = False
 
 
@@ -180,8 +182,12 @@ def parse_config(raw: Mapping[str, Any], where: str) -> TrainConfig:
     for part in config.freeze:
         if part not in FREEZE:
             raise SettingsError(f"{where}: freeze {part!r} is none of {', '.join(FREEZE)}")
-    for key, share in (("ema", config.ema), ("hard_share", config.hard_share)):
-        if not 0 <= share < 1:
+    for key, share, most in (
+        ("ema", config.ema, False),
+        ("hard_share", config.hard_share, False),
+        ("mixstyle", config.mixstyle, True),
+    ):
+        if not 0 <= share < 1 and not (most and share == 1):
             raise SettingsError(f"{where}: {key} {share} is not between 0 and 1")
     return config
 

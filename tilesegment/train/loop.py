@@ -41,6 +41,7 @@ from tilesegment.train.config import TrainConfig
 from tilesegment.train.counting import count, found_classes, shares_of
 from tilesegment.train.hard import Key, hardest, scores_of, seen_again
 from tilesegment.train.losses import Loss, class_weights
+from tilesegment.train.mixstyle import mix_styles
 from tilesegment.train.optimise import Schedule, averaged, freeze, make_optimizer, set_training
 from tilesegment.train.precision import autocast, choose_precision, keep_grouped_in_float32, keep_memory
 from tilesegment.train.processes import Processes, read_workers
@@ -80,6 +81,7 @@ class Trainer:
         freeze(self.network, config.freeze)
         self._trained = self._processes.prepared(self.network)
         self.averaged = averaged(self.network, config.ema)
+        mix_styles(self.network, config.mixstyle)
         self._classes = max(2, len(card.classes))
         weights = class_weights(config, reader, self._classes)
         self._loss = Loss(config.loss, len(card.classes), weights).to(self.device)

@@ -12,6 +12,9 @@ from tilesegment.model.preprocess import ValueRange
 from tilesegment.model.store import ModelFile
 from tilesegment.tiling.blend import Blender
 
+# Tiles a call on a GPU, where nobody says otherwise.
+GPU_BATCH = 16
+
 
 @dataclass(frozen=True)
 class Setup:

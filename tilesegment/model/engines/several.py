@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from tilesegment.tiling.blend import Blender
 
 # Whether rows and columns change places, then whether rows and columns run the other way.
 Turn = tuple[bool, bool, bool]
+# Values and validity, as they are submitted.
+Tiles = tuple[NDArray[Any], NDArray[np.bool_]]
 _FLIPS: tuple[Turn, ...] = tuple((False, rows, cols) for rows in (False, True) for cols in (False, True))
 
 
@@ -52,6 +55,8 @@ class SeveralPredictor:
     def __init__(self, members: Sequence[Predictor], turns: Sequence[Turn]) -> None:
         self._members, self._turns = tuple(members), tuple(turns)
         self._under_way: dict[int, deque[_Look]] = {id(member): deque() for member in self._members}
+        # Who submits and who waits for a result need not be the same thread.
+        self._lock = threading.RLock()
         looks = len(self._members) * len(self._turns)
         self.batch = min(member.batch for member in self._members)
         # Enough that members have work while results are blended.
@@ -66,17 +71,21 @@ class SeveralPredictor:
             for turn in self._turns:
                 turned, mask = _turned(values, turn), _turned(valid, turn)
                 for member in self._members:
-                    line = self._under_way[id(member)]
-                    if len(line) == member.depth:
-                        line.popleft().finish()
-                    look = _Look(member, turn, mean)
-                    look.pending = member.submit(turned, mask)
-                    line.append(look)
-                    mean.looks.append(look)
+                    with self._lock:
+                        mean.looks.append(self._begun(member, turn, mean, (turned, mask)))
         except BaseException:
             mean.cancel()
             raise
         return mean
+
+    def _begun(self, member: Predictor, turn: Turn, mean: _Mean, tiles: Tiles) -> _Look:
+        line = self._under_way[id(member)]
+        if len(line) == member.depth:
+            line.popleft().finish()
+        look = _Look(member, turn, mean)
+        look.pending = member.submit(*tiles)
+        line.append(look)
+        return look
 
     def blender(self, weights: NDArray[np.uint32], width: int, top: int) -> Blender:
         """See `Predictor`."""
@@ -84,16 +93,18 @@ class SeveralPredictor:
 
     def finish(self, look: _Look) -> None:
         """Have a look's result, and those of its member that were begun before it."""
-        line = self._under_way[id(look.member)]
-        while look.pending is not None:
-            line.popleft().finish()
+        with self._lock:
+            line = self._under_way[id(look.member)]
+            while look.pending is not None:
+                line.popleft().finish()
 
     def forget(self, look: _Look) -> None:
         """Nobody wants a look any more."""
-        if look.pending is not None:
-            self._under_way[id(look.member)].remove(look)
-            pending, look.pending = look.pending, None
-            pending.cancel()
+        with self._lock:
+            if look.pending is not None:
+                self._under_way[id(look.member)].remove(look)
+                pending, look.pending = look.pending, None
+                pending.cancel()
 
 
 @dataclass

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tilesegment.errors import BlockFailedError, SettingsError
 from tilesegment.model.build import load_network, padded_logits
-from tilesegment.model.engines import Pending, Setup
+from tilesegment.model.engines import GPU_BATCH, Pending, Setup
 from tilesegment.model.preprocess import normalise
 from tilesegment.model.store import ModelFile
 from tilesegment.tiling.blend import (
@@ -28,7 +28,6 @@ from tilesegment.tiling.blend import (
 )
 
 _log = logging.getLogger("tilesegment")
-_GPU_BATCH = 16
 _TORCH_TYPES = [np.dtype(name) for name in ("bool", "uint8", "int16", "int32", "float32")]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -53,7 +52,7 @@ class TorchPredictor:
         self._precision = find_precision(setup.precision, self._device)
         self._card, self._setup = model.card, setup
         self.on_cpu = self._device.type == "cpu"
-        self.batch = setup.batch or (1 if self.on_cpu else _GPU_BATCH)
+        self.batch = setup.batch or (1 if self.on_cpu else GPU_BATCH)
         self.depth = 2 * setup.streams + 1 if self.on_cpu else 3
         self.name = f"torch {torch.__version__} {self._device.type} {self._precision}"
         network = load_network(model).to(self._device).to(memory_format=torch.channels_last)

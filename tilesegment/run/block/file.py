@@ -34,6 +34,8 @@ from tilesegment.vector.trace import Fragments, no_fragments
 # Endings of a block's files: of itself, and of what was made of it alone (see `run.polygons.areas`).
 BLOCK, POLYGONS = ".block", ".polygons"
 _CODEC = pa.Codec("zstd", compression_level=1)
+# Bytes of a file from which on it is waited for until the disk has it.
+_WORTH_SYNCING = 500_000
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ class BlockWriter:
 
 @contextmanager
 def new_block(path: Path) -> Iterator[BlockWriter]:
-    """Write a block file so that `path` is complete or does not exist.
+    """Write a block file so that `path` is complete or does not exist. A small one may be torn where the
+    power fails, which is found when it is read: waiting for the disk would take longer than it.
 
     Raises OutputError where the disk is full or refuses.
     """
@@ -133,9 +136,12 @@ def new_block(path: Path) -> Iterator[BlockWriter]:
                 yield writer
                 writer.settle()
             file.flush()
-            os.fsync(file.fileno())
+            lasting = file.tell() >= _WORTH_SYNCING
+            if lasting:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        if lasting:
+            _sync_folder(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if not isinstance(error, OSError) or isinstance(error, OutputError):

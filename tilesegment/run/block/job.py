@@ -130,7 +130,7 @@ class Job:
         if self.drawing is None or not self.tracing.trace or self.tracing.tolerance is not None:
             return None
         settings = self.drawing.settings
-        if settings.connectivity != 4 or self.plan.block_rows * self.plan.block_cols == 1:
+        if settings.connectivity != 4:
             return None
         told = [self.tracing.key, repr(settings), self.drawing.by_depth, self.contact]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]

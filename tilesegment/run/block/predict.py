@@ -10,6 +10,7 @@ from typing import Any
 from tilesegment.errors import BlockFailedError
 from tilesegment.model.engines import Predictor, Setup, load_engine
 from tilesegment.model.engines.several import SeveralPredictor, turns_of
+from tilesegment.model.engines.shared import SharedPredictor
 from tilesegment.raster.environment import gdal_environment
 from tilesegment.raster.source import Scene
 from tilesegment.run.block.file import BlockInfo, new_block
@@ -18,8 +19,7 @@ from tilesegment.run.block.rows import Counts, predict_rows
 from tilesegment.run.block.stopwatch import Stopwatch
 from tilesegment.tiling.memory import give_back_memory
 
-# A worker process predicts one block at a time, however many threads its scheduler gives it.
-_ONE_BLOCK = threading.Lock()
+_LOADING = threading.Lock()
 _loaded: dict[Any, Predictor] = {}
 
 
@@ -29,7 +29,7 @@ def predict_block(
     """Predict a block and save it at `task.path`; what happened. `tick` is called for every tile."""
     job, block = task.job, task.block
     watch = Stopwatch()
-    with _ONE_BLOCK, gdal_environment(job.scene.gdal), Scene(job.scene) as scene:
+    with gdal_environment(job.scene.gdal), Scene(job.scene) as scene:
         if (scene.grid.height, scene.grid.width) != (job.plan.height, job.plan.width):
             raise BlockFailedError(f"{job.scene.path}: changed while it was predicted")
         with watch.stage("load"):
@@ -37,13 +37,13 @@ def predict_block(
         with new_block(Path(task.path)) as file:
             counts = predict_rows(scene, predictor, job, block, watch, file, tick)
             file.info(info := _info(task, predictor, counts, watch))
-    give_back_memory()
+    give_back_memory(block.window.area)
     return info
 
 
 def forget_model() -> None:
     """Drop the model that this process keeps for its next block."""
-    with _ONE_BLOCK:
+    with _LOADING:
         _loaded.clear()
     give_back_memory()
 
@@ -65,7 +65,7 @@ def _info(task: BlockTask, predictor: Predictor, counts: Counts, watch: Stopwatc
 
 
 def predictor_of(job: Job, device_index: int) -> Predictor:
-    """The model of a job, loaded once a process."""
+    """The model of a job, loaded once a process, and shared by the blocks that are predicted at a time."""
     setup = Setup(
         tile=job.plan.tile,
         dtype=job.dtype,
@@ -78,9 +78,11 @@ def predictor_of(job: Job, device_index: int) -> Predictor:
         contact=job.contact,
     )
     key = job.engine.engine, tuple(model.sha256 for model in job.models), setup, job.tta
-    if key not in _loaded:
-        _loaded.clear()
-        members = [load_engine(job.engine.engine, model, setup) for model in job.models]
-        alone = len(members) == 1 and job.tta == "none"
-        _loaded[key] = members[0] if alone else SeveralPredictor(members, turns_of(job.tta))
-    return _loaded[key]
+    with _LOADING:
+        if key not in _loaded:
+            _loaded.clear()
+            members = [load_engine(job.engine.engine, model, setup) for model in job.models]
+            alone = len(members) == 1 and job.tta == "none"
+            found = members[0] if alone else SeveralPredictor(members, turns_of(job.tta))
+            _loaded[key] = SharedPredictor(found, fills=job.engine.device != "cpu")
+        return _loaded[key]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -14,16 +13,15 @@ from typing import cast
 from tilesegment.errors import OutputError, SettingsError, without_secrets
 from tilesegment.model.store import find_models
 from tilesegment.raster.sink import is_raster
+from tilesegment.run.many.ahead import Progress, side_by_side
 from tilesegment.run.many.inputs import Entry
-from tilesegment.run.many.one import SceneResult, SceneTask, result_of
+from tilesegment.run.many.one import SceneResult, SceneTask, result_of, said_of
 from tilesegment.run.many.spread import is_spread, on_workers
 from tilesegment.run.scene.executor import Executor
 from tilesegment.run.scene.outputs import Outputs
 from tilesegment.run.scene.prepare import check_settings
 from tilesegment.settings import PredictSettings
 
-# Is told how many scenes are done, of how many, and what is under way.
-Progress = Callable[[int, int, str], None]
 _log = logging.getLogger("tilesegment")
 
 
@@ -101,7 +99,7 @@ def run_many(
     skip_existing: bool = False,
     progress: Progress = lambda done, total, words: None,
 ) -> Iterator[SceneResult]:
-    """Predict scenes one after the other, with one model that is loaded once; what became of each.
+    """Predict scenes with one model that is loaded once; what became of each, in their order.
 
     A scene that cannot be predicted does not keep the others. One whose outputs were made by the same
     settings from the scene as it is now is skipped, so that a command that was stopped goes on when it is
@@ -127,33 +125,26 @@ def _results(
     total = len(entries)
     tasks = [SceneTask(entry, folders.outputs(entry), settings, skip_existing) for entry in entries]
     with Executor(settings.workers, settings.scheduler) as executor:
-        done = on_workers(tasks, executor) if is_spread(settings, total) else repeat(None)
-        for number, (task, made) in enumerate(zip(tasks, done, strict=False)):
-            shown = without_secrets(task.entry.source)
-            progress(number, total, shown)
-
-            def tiles(done: int, of: int, number: int = number, shown: str = shown) -> None:
-                progress(number, total, f"{shown}, {done} of {of} tiles")
-
-            with _said_of(shown):
-                result = None if made is None else made.told()
-                # Without a bound on its tiles there is a result.
-                result = result or cast(SceneResult, result_of(task, executor, tiles))
-            yield result
+        if total > 1 and settings.workers is None and settings.scheduler is None:
+            yield from side_by_side(tasks, executor, progress)
+        else:
+            yield from _in_turn(tasks, executor, is_spread(settings, total), progress)
     progress(total, total, "")
 
 
-@contextmanager
-def _said_of(shown: str) -> Iterator[None]:
-    """What is logged inside names its scene."""
+def _in_turn(
+    tasks: Sequence[SceneTask], executor: Executor, spread: bool, progress: Progress
+) -> Iterator[SceneResult]:
+    done = on_workers(tasks, executor) if spread else repeat(None)
+    for number, (task, made) in enumerate(zip(tasks, done, strict=False)):
+        shown = without_secrets(task.entry.source)
+        progress(number, len(tasks), shown)
 
-    def named(record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        record.msg, record.args = message if shown in message else f"{shown}: {message}", ()
-        return True
+        def tiles(done: int, of: int, number: int = number, shown: str = shown) -> None:
+            progress(number, len(tasks), f"{shown}, {done} of {of} tiles")
 
-    _log.addFilter(named)
-    try:
-        yield
-    finally:
-        _log.removeFilter(named)
+        with said_of(shown):
+            result = None if made is None else made.told()
+            # Without a bound on its tiles there is a result.
+            result = result or cast(SceneResult, result_of(task, executor, tiles))
+        yield result

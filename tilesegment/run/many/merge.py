@@ -28,7 +28,8 @@ from tilesegment.grid import Grid, require_crs
 from tilesegment.model.store import ModelFile, find_models
 from tilesegment.raster.environment import gdal_environment
 from tilesegment.run.files import discard, publish, writing
-from tilesegment.run.many.folder import Folders, Progress, run_many
+from tilesegment.run.many.ahead import Progress
+from tilesegment.run.many.folder import Folders, run_many
 from tilesegment.run.many.inputs import Entry
 from tilesegment.run.many.one import Outcome, SceneResult, is_up_to_date
 from tilesegment.run.many.parts import Part, crs_of_scene, doubles, part_of, schema_of_scene

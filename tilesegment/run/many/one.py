@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tilesegment.errors import (
     BusyError,
@@ -23,7 +25,7 @@ from tilesegment.raster.opening import Additions, opened
 from tilesegment.run.many.inputs import Entry
 from tilesegment.run.scene.executor import Executor
 from tilesegment.run.scene.outputs import Outputs
-from tilesegment.run.scene.pipeline import ManyTilesError, run_predict
+from tilesegment.run.scene.pipeline import ManyTilesError, Progress, SceneRun
 from tilesegment.run.scene.prepare import prepare
 from tilesegment.run.scene.summary import made_by
 from tilesegment.settings import PredictSettings
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
 _log = logging.getLogger("tilesegment")
+_T = TypeVar("_T")
 
 
 class Outcome(StrEnum):
@@ -83,28 +86,54 @@ class SceneTask:
 
 
 def result_of(
-    task: SceneTask, executor: Executor, tiles: Callable[[int, int], None] = lambda done, total: None
+    task: SceneTask, executor: Executor, tiles: Progress = lambda done, total: None
 ) -> SceneResult | None:
     """Predict a scene, unless it was done before; None for one of too many tiles. tiles: is told how many
     are done, and of how many."""
-    entry, outputs, settings, skip_existing = task.entry, task.outputs, task.settings, task.skip_existing
+
+    def whole() -> SceneResult:
+        run = begun(task)
+        if isinstance(run, SceneResult):
+            return run
+        with run:
+            run.predict(executor, tiles)
+            return predicted(task, run)
+
     try:
-        for path in outputs.all:
-            _make_folder(path.parent)
-        reason = _why_skipped(entry, outputs, settings, skip_existing)
-        if reason is None:
-            run = run_predict(
-                entry.source, outputs, settings, progress=tiles, executor=executor,
-                most_tiles=task.most_tiles,
-            )  # fmt: skip
-            return SceneResult(entry.source, Outcome.PREDICTED, outputs, run.record)
-        return SceneResult(entry.source, Outcome.SKIPPED, outputs, reason=reason)
+        return attempt(task, whole)
     except ManyTilesError:
         return None
+
+
+def begun(task: SceneTask) -> SceneRun | SceneResult:
+    """A scene's run before it predicts; what became of it where there is nothing to predict. Raises the
+    errors of the parts."""
+    entry, outputs, settings = task.entry, task.outputs, task.settings
+    for path in outputs.all:
+        _make_folder(path.parent)
+    reason = _why_skipped(entry, outputs, settings, task.skip_existing)
+    if reason is not None:
+        return SceneResult(entry.source, Outcome.SKIPPED, outputs, reason=reason)
+    return SceneRun(entry.source, outputs, settings, task.most_tiles)
+
+
+def predicted(task: SceneTask, run: SceneRun) -> SceneResult:
+    """A scene that is predicted, published. Raises the errors of the parts."""
+    return SceneResult(task.entry.source, Outcome.PREDICTED, task.outputs, run.publish().record)
+
+
+def attempt(task: SceneTask, work: Callable[[], _T]) -> _T | SceneResult:
+    """What work on a scene brings, or what became of the scene where it fails: nothing that is wrong with
+    one scene must keep the others."""
+    entry, outputs, settings = task.entry, task.outputs, task.settings
+    try:
+        return work()
+    except ManyTilesError:
+        raise
     except BusyError as error:
         return SceneResult(entry.source, Outcome.SKIPPED, outputs, reason=str(error), busy=True)
     except ExistsError as error:
-        return _made_meanwhile(error, entry, outputs, settings, skip_existing)
+        return _made_meanwhile(error, entry, outputs, settings, task.skip_existing)
     except TilesegmentError as error:
         return SceneResult(entry.source, Outcome.FAILED, outputs, reason=str(error))
     except Exception as error:  # noqa: BLE001 - a fault of ours in one scene must not keep the others
@@ -174,3 +203,22 @@ def is_up_to_date(entry: Entry, outputs: Outputs, settings: PredictSettings) -> 
     with gdal_environment(settings.gdal):
         prepared = prepare(entry.source, settings, outputs.vector is not None, "")
     return record.get("made_by") == made_by(prepared, outputs, settings)
+
+
+@contextmanager
+def said_of(shown: str) -> Iterator[None]:
+    """What this thread logs inside names its scene."""
+    thread = threading.get_ident()
+
+    def named(record: logging.LogRecord) -> bool:
+        if record.thread != thread:
+            return True
+        message = record.getMessage()
+        record.msg, record.args = message if shown in message else f"{shown}: {message}", ()
+        return True
+
+    _log.addFilter(named)
+    try:
+        yield
+    finally:
+        _log.removeFilter(named)

@@ -129,7 +129,7 @@ def make_polygons(job: Job, area: Area, folder: Path, going_on: Callable[[], boo
             file.arrays(f"polygons/{number}", _as_arrays(candidates))
         seconds = np.array([time.perf_counter() - begin])
         file.arrays("made", {"key": _bytes_of(job.polygons_key), "seconds": seconds})
-    give_back_memory()
+    give_back_memory(area.window.area)
 
 
 def _few_at_a_time(candidates: Candidates) -> Iterator[Candidates]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tilesegment.model.card import Card
-from tilesegment.model.look import drift_of, look_of
+from tilesegment.model.look import drift_of, enough_of, look_of
 from tilesegment.model.preprocess import ValueRange, in_range
 from tilesegment.raster.source import Scene
 from tilesegment.raster.values import few_windows
@@ -14,8 +14,8 @@ def scene_drift(scene: Scene, values: ValueRange, card: Card) -> tuple[dict[str,
     looks = []
     if card.looks:
         for pixels in few_windows(scene):
-            ready = in_range(pixels.values, values)[:, pixels.valid]
-            looks.append(look_of(ready, card.bands))
+            few = enough_of(pixels.values[:, pixels.valid])
+            looks.append(look_of(in_range(few[:, None], values)[:, 0], card.bands))
     off, words = drift_of([look for look in looks if look is not None], card.looks)
     if not words:
         return off, []

@@ -25,6 +25,9 @@ from tilesegment.run.block.job import BlockTask, Job
 from tilesegment.run.block.predict import forget_model, predict_block
 from tilesegment.run.polygons.areas import Area, Waiting, areas_of, make_polygons
 
+# A worker process predicts one block at a time, however many threads its scheduler gives it.
+_ONE_BLOCK = threading.Lock()
+
 
 class Executor:
     """Predicts blocks: in this process, on a local cluster of `workers` processes, or on those of a running
@@ -234,9 +237,10 @@ def _on_worker(task: BlockTask | AreaTask) -> BlockInfo | Area:
         if isinstance(task, AreaTask):
             make_polygons(task.job, task.area, task.folder)
             return task.area
-        info = predict_block(task, _number(worker))
-        own = AreaTask.of(task)
-        make_polygons(own.job, own.area, own.folder)
+        with _ONE_BLOCK:
+            info = predict_block(task, _number(worker))
+            own = AreaTask.of(task)
+            make_polygons(own.job, own.area, own.folder)
         return info
     except TilesegmentError as error:
         failed = type(error)(f"{error} (worker {worker.address})")

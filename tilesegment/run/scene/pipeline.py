@@ -66,38 +66,85 @@ def run_predict(
     Warnings and notes go to the logger `tilesegment`, a line each. Raises ManyTilesError for a scene of
     more than most_tiles, and the errors of the parts.
     """
-    begin = time.perf_counter()
     place = executor if executor is not None else Executor(settings.workers, settings.scheduler)
-    outputs.check(source, settings.aoi)
-    refuse_existing(outputs, settings.overwrite)
-    outputs.settle()
-    with ExitStack() as stack:
-        stack.enter_context(gdal_environment(settings.gdal))
-        folder = ledger_folder(outputs.main)
-        consensus = outputs.consensus is not None
-        prepared = prepare(source, settings, outputs.vector is not None, str(folder), consensus)
+    with SceneRun(source, outputs, settings, most_tiles) as scene:
+        with nullcontext() if place is executor else place:
+            scene.predict(place, progress)
+        return scene.publish()
+
+
+class SceneRun:
+    """The steps of a scene's run, of which several scenes can be at different ones: made and published by
+    one thread, one after the other, predicted in whatever thread. Its ledger is open, and locked, until it
+    is left.
+
+    What is made here raises the errors of the parts, before anything is predicted, and ManyTilesError for a
+    scene of more than most_tiles.
+    """
+
+    def __init__(
+        self, source: str, outputs: Outputs, settings: PredictSettings, most_tiles: int | None = None
+    ) -> None:
+        self._begin = time.perf_counter()
+        self._source, self._outputs, self._settings = source, outputs, settings
+        self._infos: list[BlockInfo] = []
+        self._fresh: list[BlockInfo] = []
+        outputs.check(source, settings.aoi)
+        refuse_existing(outputs, settings.overwrite)
+        outputs.settle()
+        with ExitStack() as stack, gdal_environment(settings.gdal):
+            self.prepared = self._prepared(most_tiles)
+            ledger = open_ledger(outputs.main, self.prepared.key, settings.resume)
+            self._ledger = stack.enter_context(ledger)
+            refuse_foreign(outputs, settings.overwrite, self._ledger)
+            self.prepared = self.prepared.with_blocks(self._ledger.fixed)
+            self._ledger.fix(self.prepared.fixed)
+            self._found = self._ledger.finished(self.prepared.job.plan.blocks)
+            for note in self._ledger.notes:
+                _log.warning(note)
+            self._open = stack.pop_all()
+
+    def _prepared(self, most_tiles: int | None) -> Prepared:
+        outputs, settings = self._outputs, self._settings
+        folder, consensus = ledger_folder(outputs.main), outputs.consensus is not None
+        prepared = prepare(self._source, settings, outputs.vector is not None, str(folder), consensus)
         if most_tiles is not None:
             if prepared.job.plan.predicted_tiles > most_tiles:
-                raise ManyTilesError(source)
+                raise ManyTilesError(self._source)
             # It is this process's alone, and need not be divided for others.
             prepared = replace(prepared, workers=1)
         outputs.spare(prepared.files)
-        warnings = list(prepared.warnings)
-        for line in warnings:
+        self._warnings = list(prepared.warnings)
+        for line in self._warnings:
             _log.warning(line)
         _check_options(prepared, outputs, settings)
-        ledger = stack.enter_context(open_ledger(outputs.main, prepared.key, settings.resume))
-        refuse_foreign(outputs, settings.overwrite, ledger)
-        prepared = prepared.with_blocks(ledger.fixed)
-        ledger.fix(prepared.fixed)
-        with ThreadPoolExecutor(1) as beside, nullcontext() if place is executor else place:
-            if outputs.vector is not None:
+        return prepared
+
+    def __enter__(self) -> SceneRun:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
+
+    def predict(self, executor: Executor, progress: Progress) -> None:
+        """Predict the blocks that are not in the ledger."""
+        with ThreadPoolExecutor(1) as beside, gdal_environment(self._settings.gdal):
+            if self._outputs.vector is not None:
                 # What takes longest of the writer's imports; the cores are busy with forward passes, which
                 # hold no lock. Not pyogrio: it hears of GDAL's errors in the thread that loads it.
                 beside.submit(importlib.import_module, "geopandas")
-            found, fresh = _predict_missing(prepared, ledger, place, progress)
-        infos = list(found.values())
-        warnings += _late_warnings(infos, settings, warnings)
+            self._fresh = _predict_missing(self.prepared, self._ledger, self._found, executor, progress)
+        self._infos = [info for _, info in sorted(self._found.items())]
+
+    def publish(self) -> Run:
+        """Write the outputs of what was predicted."""
+        with gdal_environment(self._settings.gdal):
+            return self._publish()
+
+    def _publish(self) -> Run:
+        source, outputs, settings = self._source, self._outputs, self._settings
+        prepared, ledger, infos = self.prepared, self._ledger, self._infos
+        warnings = [*self._warnings, *_late_warnings(infos, settings, self._warnings)]
         if not any(info.valid_pixels for info in infos):
             # That is an answer: there is nothing to go on with.
             ledger.remove()
@@ -106,20 +153,20 @@ def run_predict(
         publishing = time.perf_counter()
 
         def told(written: Written) -> dict[str, Any]:
-            record = record_of(source, prepared, outputs, settings, infos, fresh, warnings)
+            record = record_of(source, prepared, outputs, settings, infos, self._fresh, warnings)
             record["counts"] |= written.counts
             record |= written.told
             if prepared.job.polygons_key is not None:
                 seconds = seconds_of(prepared.job.plan, ledger.polygons)
                 record["seconds"]["polygons"] = round(seconds, 3)
             record["seconds"]["write"] = round(time.perf_counter() - publishing, 3)
-            record["seconds"]["wall"] = round(time.perf_counter() - begin, 3)
+            record["seconds"]["wall"] = round(time.perf_counter() - self._begin, 3)
             return record
 
         record = write_outputs(Work(prepared, ledger, outputs, settings, marks), told)
         write_text(outputs.record, json.dumps(record, indent=1, default=str) + "\n")
         ledger.remove()
-    return Run(outputs, record)
+        return Run(outputs, record)
 
 
 def _check_options(prepared: Prepared, outputs: Outputs, settings: PredictSettings) -> None:
@@ -139,15 +186,14 @@ def _check_options(prepared: Prepared, outputs: Outputs, settings: PredictSettin
 def _predict_missing(
     prepared: Prepared,
     ledger: Ledger,
+    found: dict[int, BlockInfo],
     executor: Executor,
     progress: Progress,
-) -> tuple[dict[int, BlockInfo], list[BlockInfo]]:
-    """All blocks in the ledger: those found there, traced again where need be, and the rest predicted."""
+) -> list[BlockInfo]:
+    """Bring all blocks into the ledger: those found there are traced again where need be, and the rest is
+    predicted, and returned."""
     job = prepared.job
     blocks = job.plan.blocks
-    found = ledger.finished(blocks)
-    for note in ledger.notes:
-        _log.warning(note)
     stale = [block for block in blocks if _is_stale(found.get(block.index), job)]
     again = in_threads(lambda b: retrace(job, b, ledger.path(b), found[b.index]), stale, _TRACERS)
     found.update(zip((block.index for block in stale), again, strict=True))
@@ -168,7 +214,7 @@ def _predict_missing(
     if not tasks:
         for area in areas:
             make_polygons(job, area, ledger.folder)
-    return dict(sorted(found.items())), fresh
+    return fresh
 
 
 def _is_stale(info: BlockInfo | None, job: Job) -> bool:
