@@ -243,7 +243,7 @@ class TestRuns:
         (out / "a.gpkg").unlink()
         assert again() == ["predicted: ", "skipped: done before"]
         assert {p.name for p, then in before.items() if p.stat().st_mtime_ns != then} == {
-            "a.gpkg", "a.gpkg.json",
+            "a.gpkg", "a.gpkg.json", ".tilesegment.jsonl",
         }  # fmt: skip
         # Other settings are another result, which replaces nothing by itself.
         assert all("failed: " in line and "overwrite=True" in line for line in again(min_area=30))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -15,7 +16,8 @@ from tilesegment.model.store import find_models
 from tilesegment.raster.sink import is_raster
 from tilesegment.run.many.ahead import Progress, side_by_side
 from tilesegment.run.many.inputs import Entry
-from tilesegment.run.many.one import SceneResult, SceneTask, result_of, said_of
+from tilesegment.run.many.known import FolderLedger
+from tilesegment.run.many.one import DONE_BEFORE, THERE, Outcome, SceneResult, SceneTask, result_of, said_of
 from tilesegment.run.many.spread import is_spread, on_workers
 from tilesegment.run.scene.executor import Executor
 from tilesegment.run.scene.outputs import Outputs
@@ -124,12 +126,34 @@ def _results(
 ) -> Iterator[SceneResult]:
     total = len(entries)
     tasks = [SceneTask(entry, folders.outputs(entry), settings, skip_existing) for entry in entries]
+    ledger = FolderLedger(folders.main, settings)
+    known = [ledger.knows(task) for task in tasks]
+    new = [number for number in range(total) if not known[number]]
+
+    def told(done: int, of: int, words: str) -> None:
+        progress(new[done], total, words)
+
+    with closing(_predicted([tasks[number] for number in new], settings, told)) as results:
+        for number, task in enumerate(tasks):
+            if known[number]:
+                reason = THERE if skip_existing else DONE_BEFORE
+                yield SceneResult(task.entry.source, Outcome.SKIPPED, task.outputs, reason=reason)
+                continue
+            result = next(results)
+            ledger.note(task, result)
+            yield result
+    progress(total, total, "")
+
+
+def _predicted(
+    tasks: Sequence[SceneTask], settings: PredictSettings, progress: Progress
+) -> Generator[SceneResult]:
+    """Results in the order of the tasks."""
     with Executor(settings.workers, settings.scheduler) as executor:
-        if total > 1 and settings.workers is None and settings.scheduler is None:
+        if len(tasks) > 1 and settings.workers is None and settings.scheduler is None:
             yield from side_by_side(tasks, executor, progress)
         else:
-            yield from _in_turn(tasks, executor, is_spread(settings, total), progress)
-    progress(total, total, "")
+            yield from _in_turn(tasks, executor, is_spread(settings, len(tasks)), progress)
 
 
 def _in_turn(

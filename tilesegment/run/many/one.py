@@ -35,6 +35,9 @@ from tilesegment.vector.read import check_opens, read_polygons
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
+# Why a scene is skipped whose outputs are what a run would write.
+DONE_BEFORE = "done before"
+THERE = "its outputs are there"
 _log = logging.getLogger("tilesegment")
 _T = TypeVar("_T")
 
@@ -171,9 +174,9 @@ def _why_skipped(
     if not all(path.exists() for path in outputs.all):
         return None
     if skip_existing:
-        reason = "its outputs are there"
+        reason = THERE
     elif settings.resume and is_up_to_date(entry, outputs, settings):
-        reason = "done before"
+        reason = DONE_BEFORE
     else:
         return None
     for path in outputs.all:

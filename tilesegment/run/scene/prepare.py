@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -100,7 +101,7 @@ def prepare(
         warnings = [*_scene_warnings(scene, settings, card), *(notes if trace else []), *unlike]
         budget = settings.max_memory or _default_budget(settings.workers or 1)
         contact = trace and _splits(settings, models, scene.grid.crs is not None)
-        engine = _engine(settings, models)
+        engine = choose_engine_of(settings, models)
         load, streams = _load(scene, models, plan, settings, budget, engine, contact)
         load = replace(load, consensus=consensus)
         job = Job(
@@ -127,7 +128,8 @@ def prepare(
         )
 
 
-def _engine(settings: PredictSettings, models: tuple[ModelFile, ...]) -> EngineChoice:
+def choose_engine_of(settings: PredictSettings, models: Sequence[ModelFile]) -> EngineChoice:
+    """The engine that predicts with these settings. Raises SettingsError where it is not to be had."""
     return choose_engine(
         settings.engine,
         settings.device,
