@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -40,8 +41,11 @@ def setup_of(**fields: object) -> Setup:
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory):
+    """One for all processes that share these tests: converting takes longer than anything here."""
+    root = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TILESEGMENT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        shared = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+        patch.setenv("TILESEGMENT_CACHE", str(shared / "engines"))
         yield
 
 

@@ -86,7 +86,7 @@ def test_a_checker_of_types_sees_a_wrong_name(tmp_path: Path) -> None:
         "tilesegment.predict('a.tif', 'a.gpkg', min_aera=3)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(script)],
+        [sys.executable, "-m", "mypy", "--strict", str(script)],
         capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent,
     )  # fmt: skip
     lines = done.stdout.splitlines()
