@@ -226,6 +226,84 @@ def predicted(engine: Predictor, values: np.ndarray, valid: np.ndarray) -> np.nd
     return np.concatenate(found)
 
 
+class TestCompiled:
+    """A compiled network says what the plain one says."""
+
+    def answers(
+        self, model: ModelFile, rng: np.random.Generator, on_device: bool
+    ) -> tuple[float, set[int], str]:
+        """The largest difference from what the plain network says, in shares; the sizes of its batches; the
+        engine's name."""
+        tile = (60, 64)
+        setup = setup_of(tile=tile, contact=model.card.contact, batch=4)
+        values = rng.integers(0, 255, (7, 3, *tile)).astype(np.uint8)
+        valid = rng.random((7, *tile)) > 0.2
+        plain = TorchPredictor(model, setup)
+        compiled = TorchPredictor(model, dataclasses.replace(setup, compiled=True))
+        sizes = set()
+        run = compiled._probability
+
+        def noted(tiles: torch.Tensor) -> torch.Tensor:
+            sizes.add(len(tiles))
+            return run(tiles)
+
+        compiled._probability = noted  # type: ignore[method-assign]
+        found = []
+        for predictor in (plain, compiled):
+            # The same steps as on a GPU, on the device that is here.
+            work = predictor._on_device if on_device else predictor._on_cpu
+            found.append(np.asarray(predictor._pool.submit(work, values, valid).result(), np.int64))
+        assert found[0].shape == found[1].shape == (7, found[0].shape[1], *tile)
+        assert found[0].std() > 0
+        return np.abs(found[0] - found[1]).max() / FINE_MAX, sizes, compiled.name
+
+    @pytest.mark.parametrize("on_device", [False, True])
+    def test_traced(
+        self, model: ModelFile, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, on_device: bool
+    ) -> None:
+        real, asked = torch.compile, []
+
+        def compiled(network: torch.nn.Module, **options: object) -> object:
+            asked.append(options)
+            return real(network, dynamic=False, backend="aot_eager")
+
+        monkeypatch.setattr(torch, "compile", compiled)
+        off, sizes, name = self.answers(model, rng, on_device)
+        assert off < 1e-3
+        # One shape alone: the last batch is filled.
+        assert sizes == ({4} if on_device else {1})
+        assert name.endswith(" compiled")
+        assert asked == [{"dynamic": False, "mode": None}]
+
+    @pytest.mark.slow
+    def test_with_a_compiler(self, model: ModelFile, rng: np.random.Generator) -> None:
+        off, _, _ = self.answers(model, rng, on_device=False)
+        assert off < 1e-3
+
+    def test_without_a_compiler(self, model: ModelFile, monkeypatch: pytest.MonkeyPatch) -> None:
+        def compiled(network: torch.nn.Module, **options: object) -> object:
+            def run(tiles: torch.Tensor) -> torch.Tensor:
+                raise RuntimeError("InvalidCxxCompiler: none of clang, g++\nmore")
+
+            return run
+
+        monkeypatch.setattr(torch, "compile", compiled)
+        with pytest.raises(
+            SettingsError, match=r"^--compile: .* \(InvalidCxxCompiler: none of clang, g\+\+\)$"
+        ):
+            TorchPredictor(model, setup_of(compiled=True))
+
+    def test_what_it_is_for(self) -> None:
+        assert choose_engine("auto", "auto", "auto", compiled=True).engine == "torch"
+        found = choose_engine("torch", "cpu", "fp32", compiled=True)
+        # Its values are others in the last bits, and a run that goes on must know.
+        assert found.version == f"{choose_engine('torch', 'cpu', 'fp32').version} compiled"
+        with pytest.raises(
+            SettingsError, match="--compile is for --engine torch; openvino compiles its own"
+        ):
+            choose_engine("openvino", "cpu", "fp32", compiled=True)
+
+
 class TestChoice:
     def test_a_cpu_takes_openvino_and_a_gpu_torch(self, monkeypatch) -> None:
         monkeypatch.setattr(choose.sys, "platform", "linux")

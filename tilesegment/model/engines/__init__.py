@@ -23,7 +23,8 @@ class Setup:
     tile: (rows, columns); dtype: of the raw values; range: what of them becomes 0 and 1.
     device, precision: as `choose_engine` gave them; device_index: the worker's number, which picks one of
     several GPUs. batch: tiles a call, None for the engine's own; streams: threads to predict with. contact:
-    the probability of lying between two buildings is wanted too.
+    the probability of lying between two buildings is wanted too. compiled: the engine may take a minute to
+    make the network faster.
     """
 
     tile: tuple[int, int]
@@ -35,6 +36,7 @@ class Setup:
     batch: int | None = None
     streams: int = 1
     contact: bool = False
+    compiled: bool = False
 
 
 class Pending(Protocol):

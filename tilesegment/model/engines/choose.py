@@ -26,23 +26,31 @@ def version_of(package: str) -> str:
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """An engine with its device and precision; `auto` is left only where the engine itself decides."""
+    """An engine with its device and precision; `auto` is left only where the engine itself decides.
+    compiled: torch compiles the network."""
 
     engine: str
     device: str
     precision: str
+    compiled: bool = False
 
     @property
     def version(self) -> str:
         """The engine's package and version."""
         package = _PACKAGES[self.engine]
-        return f"{package} {version_of(package)}"
+        return f"{package} {version_of(package)}{' compiled' if self.compiled else ''}"
 
 
 def choose_engine(
-    engine: str, device: str, precision: str, quantized: bool = False, graph: bool = False
+    engine: str,
+    device: str,
+    precision: str,
+    quantized: bool = False,
+    graph: bool = False,
+    compiled: bool = False,
 ) -> EngineChoice:
-    """The engine for what was asked. quantized: the model has a graph in int8; graph: it is an ONNX file.
+    """The engine for what was asked. quantized: the model has a graph in int8; graph: it is an ONNX file;
+    compiled: the network is to be compiled, which is torch's.
 
     `auto` takes torch where there is a GPU or one is named, else OpenVINO; of the two, where nothing is
     said, the one that is installed (torch is an extra, and OpenVINO has no wheels for some platforms). On a
@@ -57,7 +65,9 @@ def choose_engine(
     if engine == "auto" and graph:
         engine = "openvino" if importlib.util.find_spec("openvino") is not None else "onnx"
     elif engine == "auto":
-        engine = _best_engine(device, precision)
+        engine = "torch" if compiled else _best_engine(device, precision)
+    if compiled and engine != "torch":
+        raise SettingsError(f"--compile is for --engine torch; {engine} compiles its own graph anyway")
     if graph and engine == "torch":
         raise SettingsError("--engine torch: an ONNX file is computed by openvino or onnx")
     if importlib.util.find_spec(_PACKAGES[engine]) is None:
@@ -65,7 +75,7 @@ def choose_engine(
     if engine == "torch":
         if precision == "int8":
             raise SettingsError("--precision int8 is for --engine openvino on the CPU")
-        return EngineChoice(engine, device, precision)
+        return EngineChoice(engine, device, precision, compiled)
     if device not in ("auto", "cpu"):
         raise SettingsError(
             f"--engine {engine} runs on the CPU here; --device {device} needs --engine torch"

@@ -44,7 +44,11 @@ class TorchPredictor:
     normalised, predicted, counted and blended on the device; only finished uint8 rows come back. A batch
     that does not fit is halved, once and for all.
 
-    Raises SettingsError where the device or the precision is not to be had.
+    A compiled network is one for tiles and batches of one size: CUDA graphs on a GPU, C++ on a CPU. Batches
+    that are not full are filled with empty tiles.
+
+    Raises SettingsError where the device or the precision is not to be had, or the network cannot be
+    compiled.
     """
 
     def __init__(self, model: ModelFile, setup: Setup) -> None:
@@ -56,11 +60,13 @@ class TorchPredictor:
         self.depth = 2 * setup.streams + 1 if self.on_cpu else 3
         self.name = f"torch {torch.__version__} {self._device.type} {self._precision}"
         network = load_network(model).to(self._device).to(memory_format=torch.channels_last)
-        self._network = network.requires_grad_(False)
+        self._network: torch.nn.Module = network.requires_grad_(False)
         self._pool = ThreadPoolExecutor(setup.streams if self.on_cpu else 1, initializer=self._in_stream)
         self._copies: torch.cuda.Stream | None = None
         if self._device.type == "cuda":
             self._copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        if setup.compiled:
+            self._compile()
 
     def submit(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> Pending:
         """See `Predictor`."""
@@ -74,6 +80,22 @@ class TorchPredictor:
         return DeviceAccumulator(
             weights, self._card.channels, width, top, self._device, self._setup.contact
         )
+
+    def _compile(self) -> None:
+        """Where tiles are predicted: what is compiled holds for a thread's settings."""
+        self.name += " compiled"
+        # It is said where a CUDA compiler would be, also to those who have no GPU.
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+        self._network = torch.compile(  # type: ignore[assignment]
+            self._network, dynamic=False, mode=None if self.on_cpu else "reduce-overhead"
+        )
+        bands, tile = len(self._card.bands), self._setup.tile
+        values = np.zeros((self.batch, bands, *tile), self._setup.dtype)
+        try:
+            self.submit(values, np.ones((self.batch, *tile), np.bool_)).result()
+        except (RuntimeError, OSError) as error:
+            words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise SettingsError(f"--compile: the network cannot be compiled here ({words})") from error
 
     def _in_stream(self) -> None:
         # OpenMP's thread count belongs to the calling thread.
@@ -96,8 +118,9 @@ class TorchPredictor:
                     parts = []
                     for begin in range(0, len(raw), self.batch):
                         part = slice(begin, begin + self.batch)
-                        parts.append(_quantised(self._probability(self._normalised(raw[part], mask[part]))))
-                    return torch.cat(parts)
+                        ready = self._filled(self._normalised(raw[part], mask[part]))
+                        parts.append(_quantised(self._probability(ready)))
+                    return torch.cat(parts)[: len(raw)]
             except torch.OutOfMemoryError:
                 if self.batch == 1:
                     raise BlockFailedError(
@@ -131,6 +154,11 @@ class TorchPredictor:
         scaled = ((values.float() - low) / (high - low)).clamp(0, 1)
         scaled = (scaled - by_band(self._card.mean)) / by_band(self._card.std)
         return torch.where(valid[:, None], scaled, 0.0)
+
+    def _filled(self, tiles: torch.Tensor) -> torch.Tensor:
+        """A whole batch, where the network takes no other."""
+        missing = self.batch - len(tiles) if self._setup.compiled else 0
+        return torch.nn.functional.pad(tiles, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else tiles
 
     def _probability(self, batch: torch.Tensor) -> torch.Tensor:
         classes = len(self._card.classes)

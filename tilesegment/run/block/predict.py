@@ -76,6 +76,7 @@ def predictor_of(job: Job, device_index: int) -> Predictor:
         batch=job.batch,
         streams=job.streams,
         contact=job.contact,
+        compiled=job.engine.compiled,
     )
     key = job.engine.engine, tuple(model.sha256 for model in job.models), setup, job.tta
     with _LOADING:

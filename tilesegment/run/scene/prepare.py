@@ -136,6 +136,7 @@ def choose_engine_of(settings: PredictSettings, models: Sequence[ModelFile]) -> 
         settings.precision,
         all(found.quantized for found in models),
         any(found.graph is not None for found in models),
+        settings.compile,
     )
 
 
