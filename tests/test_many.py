@@ -413,6 +413,25 @@ def test_an_executor_keeps_no_other_model(scenes, model, loads, tmp_path: Path) 
     assert loads == [model, str(other), model]
 
 
+def test_pictures_of_several_shapes_load_the_model_once_each(
+    make_raster, loads, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    folder, large = tmp_path / "pictures", tmp_path / "large.safetensors"
+    save_model(large, {"w": np.zeros(3, np.float32)}, fake_card(2, tile=(128, 128)))
+    folder.mkdir()
+    # Smaller than a tile, which then is as large as they are.
+    shapes = [(32, 64), (64, 32), (32, 96), (96, 32), (64, 64)]
+    order = [0, 1, 0, 1, 0, 2, 3, 0, 1, 4, 1, 0, 2]
+    for number, which in enumerate(order):
+        make_raster(rng.integers(0, 255, (3, *shapes[which]), np.uint8)).rename(folder / f"{number:02}.tif")
+    with Executor() as executor:
+        for path in sorted(folder.iterdir()):
+            outputs = Outputs(tmp_path / f"{path.stem}.gpkg")
+            run_predict(str(path), outputs, PredictSettings((str(large),)), executor=executor)
+    # Four are kept: the fifth shape takes the place of the one that was not used for longest, the third.
+    assert len(loads) == 6
+
+
 def test_one_cluster_for_all_scenes(scenes, model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tilesegment.run.scene import executor
 

@@ -20,6 +20,8 @@ from tilesegment.run.block.stopwatch import Stopwatch
 from tilesegment.tiling.memory import give_back_memory
 
 _LOADING = threading.Lock()
+# Tile shapes (and value ranges) that a model is kept loaded for; the oldest goes.
+_FORMS = 4
 _loaded: dict[Any, Predictor] = {}
 
 
@@ -78,12 +80,18 @@ def predictor_of(job: Job, device_index: int) -> Predictor:
         contact=job.contact,
         compiled=job.engine.compiled,
     )
-    key = job.engine.engine, tuple(model.sha256 for model in job.models), setup, job.tta
+    network = job.engine.engine, tuple(found.sha256 for found in job.models), job.tta
+    key = network, setup
     with _LOADING:
         if key not in _loaded:
-            _loaded.clear()
+            # Pictures of a folder are upright and lying: each shape has a form of the same model.
+            kept = [other for other in _loaded if other[0] == network][1 - _FORMS :]
+            for other in set(_loaded).difference(kept):
+                del _loaded[other]
             members = [load_engine(job.engine.engine, model, setup) for model in job.models]
             alone = len(members) == 1 and job.tta == "none"
             found = members[0] if alone else SeveralPredictor(members, turns_of(job.tta))
             _loaded[key] = SharedPredictor(found, fills=job.engine.device != "cpu")
-        return _loaded[key]
+        # The last one used is the last one to go.
+        predictor = _loaded[key] = _loaded.pop(key)
+        return predictor
