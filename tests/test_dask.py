@@ -21,6 +21,7 @@ import rasterio
 
 import tilesegment
 from tilesegment.errors import InputError, SettingsError
+from tilesegment.run.block.file import BlockInfo, new_block
 from tilesegment.run.scene import executor
 from tilesegment.tiling import memory
 
@@ -320,6 +321,38 @@ class TestSpread:
             monkeypatch.setattr("distributed.get_worker", lambda name=name: SimpleNamespace(name=name))
             list(executor.on_this_worker().predict([task], lambda: None))
         assert asked == [0, 3, 0]
+
+    def test_a_block_is_predicted_once_though_its_worker_dies_later(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from types import SimpleNamespace
+
+        path, calls = tmp_path / "b.block", []
+        info = BlockInfo("b", 1, 1, "fake", "key", 1, 0, 1, None, {})
+
+        def predict(task: Any, index: int) -> BlockInfo:
+            calls.append("predict")
+            with new_block(path) as file:
+                file.info(info)
+            return info
+
+        def polygons(job: Any, area: Any, folder: Path) -> None:
+            calls.append("polygons")
+            if calls.count("polygons") == 1:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(executor, "predict_block", predict)
+        monkeypatch.setattr(executor, "make_polygons", polygons)
+        monkeypatch.setattr("distributed.get_worker", lambda: SimpleNamespace(name=0, address="here"))
+        task: Any = SimpleNamespace(job=None, block=SimpleNamespace(name="b", window=None), path=str(path))
+        with pytest.raises(KeyboardInterrupt):
+            executor._on_worker(task)
+        assert executor._on_worker(task) == info
+        assert calls == ["predict", "polygons", "polygons"]
+        # A torn one is no block.
+        path.write_bytes(path.read_bytes()[:-9])
+        assert executor._on_worker(task) == info
+        assert calls[3:] == ["predict", "polygons"]
 
     def test_relative_paths_and_few_scenes(
         self, scenes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

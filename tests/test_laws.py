@@ -483,7 +483,7 @@ class TestLedgers:
         def go() -> None:
             task: Any = type("Task", (), {})()
             task.job = type("J", (), {"scene": type("S", (), {"gdal": ()})()})()
-            task.block = None
+            task.block, task.path = None, "nowhere.block"
             with pytest.raises(OutputError):
                 executor_module._on_worker(task)
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from tilesegment.errors import BlockFailedError, SettingsError, TilesegmentError
 from tilesegment.raster.opening import gdal_path, is_local_file
-from tilesegment.run.block.file import BlockInfo
+from tilesegment.run.block.file import BlockInfo, check_block
 from tilesegment.run.block.job import BlockTask, Job
 from tilesegment.run.block.predict import forget_model, predict_block
 from tilesegment.run.polygons.areas import Area, Waiting, areas_of, make_polygons
@@ -238,7 +238,8 @@ def _on_worker(task: BlockTask | AreaTask) -> BlockInfo | Area:
             make_polygons(task.job, task.area, task.folder)
             return task.area
         with _ONE_BLOCK:
-            info = predict_block(task, _number(worker))
+            # A worker that died may have been at the polygons already.
+            info = check_block(Path(task.path)) or predict_block(task, _number(worker))
             own = AreaTask.of(task)
             make_polygons(own.job, own.area, own.folder)
         return info
