@@ -19,6 +19,7 @@ import tilesegment
 from tilesegment.cli import doctor as doctor_command
 from tilesegment.cli import models as models_command
 from tilesegment.cli.info import command as info_command
+from tilesegment.cli.predict import command as predict_command
 from tilesegment.errors import InputError
 from tilesegment.raster import environment
 from tilesegment.run import doctor
@@ -47,6 +48,22 @@ class TestInfo:
         assert found["plan"] is None
         assert "its pixels are 10 m" in found["unfit"]
         assert found["metres_per_pixel"] == pytest.approx([10.0, 10.0], rel=0.01)
+
+    def test_it_takes_the_file_that_predict_takes(
+        self, make_raster: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        scene, file = str(make_raster(np.full((3, 40, 40), 7, np.uint8))), tmp_path / "c.yaml"
+        found = CliRunner().invoke(
+            predict_command, [scene, "-o", "x.gpkg", "--tile", "160", "--print-config"]
+        )
+        assert found.exit_code == 0, found.output
+        file.write_text(found.output)
+        done = CliRunner().invoke(info_command, [scene, "--config", str(file), "--json"])
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.output)["plan"]["tile"] == [160, 160]
+        file.write_text("overlya: a.png\n")
+        done = CliRunner().invoke(info_command, [scene, "--config", str(file)])
+        assert "unknown key 'overlya'; did you mean 'overlay'?" in str(done.exception)
 
     def test_bands_that_are_not_there(self, make_raster: Callable[..., Path]) -> None:
         found = tilesegment.info(make_raster(np.full((3, 40, 40), 7, np.uint8)), bidx=(1, 2, 8))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -88,7 +89,12 @@ def together(*options: Decorator) -> Decorator:
 
 def _load_config(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     if value is not None:
-        known = [p.name for p in ctx.command.params if p.name and p.name not in ("config", "help")]
+        commands = [ctx.command]
+        if ctx.command.name == "info":
+            # What a scene takes is asked for with the file that it will be predicted with.
+            commands.append(import_module("tilesegment.cli.predict").command)
+        names = (p.name for command in commands for p in command.params)
+        known = [name for name in names if name and name not in ("config", "help")]
         loaded = load_yaml(value, known)
         for name in ("co", "lco", "gdal"):
             if isinstance(loaded.get(name), dict):
