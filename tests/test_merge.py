@@ -350,6 +350,12 @@ class TestWhatGoesWrong:
         picture = save(tmp_path / "a.tif", town(), 0, None)
         with pytest.raises(InputError, match=r"a\.tif: has no CRS, so its polygons cannot be merged"):
             merged([picture], tmp_path / "town.gpkg", model)
+        # That is known before anything is predicted; of one that comes later, when it is merged.
+        assert not (tmp_path / "town.gpkg.scenes").exists()
+        placed = save(tmp_path / "0.tif", town(), 0)
+        with pytest.raises(InputError, match=r"a\.tif: has no CRS, so its polygons cannot be merged"):
+            merged([placed, picture], tmp_path / "town.gpkg", model)
+        assert (tmp_path / "town.gpkg.scenes").exists()
         assert not (tmp_path / "town.gpkg").exists()
         assert not (tmp_path / "town.gpkg.partial").exists()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,13 @@ from tilesegment.errors import (
 from tilesegment.grid import Grid, require_crs
 from tilesegment.model.store import ModelFile, find_models
 from tilesegment.raster.environment import gdal_environment
+from tilesegment.raster.opening import Additions, opened
 from tilesegment.run.files import discard, publish, writing
 from tilesegment.run.many.ahead import Progress
 from tilesegment.run.many.folder import Folders, run_many
 from tilesegment.run.many.inputs import Entry
 from tilesegment.run.many.one import Outcome, SceneResult, is_up_to_date
-from tilesegment.run.many.parts import Part, crs_of_scene, doubles, part_of, schema_of_scene
+from tilesegment.run.many.parts import Part, crs_of_scene, doubles, part_of, schema_of_scene, without_crs
 from tilesegment.run.record import name_of, now, plain_settings, software
 from tilesegment.run.scene.ledger import open_ledger
 from tilesegment.run.scene.outputs import Outputs
@@ -99,10 +100,22 @@ def _check(outputs: Outputs, entries: Sequence[Entry], settings: PredictSettings
     if settings.vector.dst_crs is not None:
         require_crs(settings.vector.dst_crs, "--dst-crs")
     outputs.check(*(entry.source for entry in entries))
+    if ending_of(outputs.main) != COCO_ENDING and settings.src_crs is None and entries:
+        _check_place(entries[0].source, settings)
     # Any CRS and any place: name and options of the layer are looked at.
     anywhere = Grid("EPSG:4326", Affine(1e-5, 0, 10, 0, -1e-5, 50), 10, 10)
     name = settings.vector.layer or outputs.main.stem
     check_layer(outputs.main, Layer(anywhere, {}, name, options=settings.lco))
+
+
+def _check_place(source: str, settings: PredictSettings) -> None:
+    """Raises InputError for a scene without a CRS: in a folder of pictures the first one has none. One that
+    cannot be opened is another matter, and stops no other."""
+    has_crs = True
+    with suppress(InputError), gdal_environment(settings.gdal), opened(source, Additions()) as (dataset, _):
+        has_crs = dataset.crs is not None
+    if not has_crs:
+        raise without_crs(source)
 
 
 def _refuse_others(entries: Sequence[Entry], folders: Folders) -> None:

@@ -57,10 +57,15 @@ def crs_of_scene(result: SceneResult, schema: Any) -> str:
     """That of a scene's polygons, as PROJJSON. Raises InputError where it has none."""
     crs = json.loads(schema.metadata[b"geo"])["columns"]["geometry"]["crs"]
     if crs is None:
-        raise InputError(
-            f"{result.source}: has no CRS, so its polygons cannot be merged; pictures are, as .coco.json"
-        )
+        raise without_crs(result.source)
     return json.dumps(crs)
+
+
+def without_crs(source: str) -> InputError:
+    """What is wrong with a scene that has none."""
+    return InputError(
+        f"{source}: has no CRS, so its polygons cannot be merged; pictures are, as .coco.json"
+    )
 
 
 def schema_of_scene(result: SceneResult, first: Any) -> Any:
