@@ -48,6 +48,7 @@ class PredictOptions(VectorOptions, total=False):
     engine: str
     device: str
     precision: str
+    compile: bool
     workers: int | None
     scheduler: str | None
     max_memory: int | str | None

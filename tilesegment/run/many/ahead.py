@@ -27,6 +27,8 @@ from tilesegment.run.scene.prepare import cores, plan_memory
 Progress = Callable[[int, int, str], None]
 # A scene of more tiles keeps the engine busy by itself.
 _FEW_TILES = 100
+# Scenes that are begun, at most.
+_BEGUN = 2 * GPU_BATCH
 # Seconds after which it is said again how far a scene is.
 _TOLD = 0.2
 
@@ -86,7 +88,7 @@ class _Line:
     scenes: deque[_Scene] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        self._pool = ThreadPoolExecutor()
+        self._pool = ThreadPoolExecutor(_BEGUN)
         self._stopped = threading.Event()
 
     def fill(self, waiting: deque[SceneTask]) -> None:
@@ -96,7 +98,7 @@ class _Line:
                 if not self._has_room(self.scenes[-1].run):
                     return
                 self._predict(self.scenes[-1], self.scenes[-1].run)
-            elif waiting and len(self.scenes) < 2 * GPU_BATCH:
+            elif waiting and len(self.scenes) < _BEGUN:
                 self.scenes.append(self._begun(waiting.popleft()))
             else:
                 return

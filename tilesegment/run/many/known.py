@@ -98,7 +98,11 @@ class FolderLedger:
         """What lies beside a file under its name."""
         folder = str(path.parent)
         if folder not in self._names:
-            self._names[folder] = sorted(os.listdir(folder))
+            try:
+                self._names[folder] = sorted(os.listdir(folder))
+            except OSError:
+                # A folder that nobody may list: GDAL does not either.
+                self._names[folder] = []
         names, stem = self._names[folder], path.stem
         after = [name for name in _with_prefix(names, stem) if name[len(stem) : len(stem) + 1] in _AFTER]
         return [path.with_name(name) for name in after if name != path.name]
