@@ -8,13 +8,15 @@ from typing import Any
 import click
 
 from tilesegment.cli import logs, options
+from tilesegment.cli.predict import command as predict
 from tilesegment.cli.predict import plan_text
 
 
 @click.command(
     "info",
     short_help="Show a scene's grid, values and plan.",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    # What a scene takes is asked for with the file that it will be predicted with.
+    context_settings={"help_option_names": ["-h", "--help"], "obj": predict},
 )
 @click.argument("scene", metavar="SCENE")
 @options.SCENE

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -89,10 +88,8 @@ def together(*options: Decorator) -> Decorator:
 
 def _load_config(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     if value is not None:
-        commands = [ctx.command]
-        if ctx.command.name == "info":
-            # What a scene takes is asked for with the file that it will be predicted with.
-            commands.append(import_module("tilesegment.cli.predict").command)
+        # A context's object is another command, for which the file may have been written.
+        commands = (ctx.command, ctx.obj) if isinstance(ctx.obj, click.Command) else (ctx.command,)
         names = (p.name for command in commands for p in command.params)
         known = [name for name in names if name and name not in ("config", "help")]
         loaded = load_yaml(value, known)
